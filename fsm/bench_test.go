@@ -1,0 +1,120 @@
+package fsm
+
+import (
+	"encoding/binary"
+	"fmt"
+	"testing"
+)
+
+// benchBatch is how many commands a log entry packs under load.
+const benchBatch = 256
+
+func BenchmarkClaimComplete(b *testing.B) {
+	benchmark(b, func(b *testing.B, r *rig) {
+		body := fmt.Sprintf("%0500d", 1)
+		done := response(200, body)
+		for i := uint64(1); b.Loop(); i += benchBatch {
+			claims, completes := make([]*Command, benchBatch), make([]*Command, benchBatch)
+			b.StopTimer()
+			for j := range claims {
+				k := fmt.Sprint("key-", i+uint64(j))
+				claims[j] = claim("", key(k), numbered(i+uint64(j)))
+				completes[j] = command(Kind_COMPLETE, "", []change{key(k), numbered(i + uint64(j)), fenced(i + uint64(j))})
+				completes[j].Response = done
+			}
+			entries := []LogEntry{
+				{Index: r.index + 1, Term: 1, Data: entry(b, start, claims...)},
+				{Index: r.index + 2, Term: 1, Data: entry(b, start, completes...)},
+			}
+			r.index += 2
+			b.StartTimer()
+			for n := range entries {
+				applied, err := r.Apply(entries[n : n+1])
+				if err != nil {
+					b.Fatal(err)
+				}
+				if o := applied.Outcomes[0][0]; o.Code != Code_GRANTED && o.Code != Code_OK {
+					b.Fatal(brief(o))
+				}
+			}
+		}
+		perCommand(b, 2*benchBatch)
+	})
+}
+
+func BenchmarkCreate(b *testing.B) {
+	benchmark(b, func(b *testing.B, r *rig) {
+		done := response(201, fmt.Sprintf("%0500d", 1))
+		for i := 0; b.Loop(); i += benchBatch {
+			b.StopTimer()
+			creates := make([]*Command, benchBatch)
+			for j := range creates {
+				id := fmt.Sprint("id-", i+j)
+				creates[j] = create("", id, key(id), numbered(uint64(i+j)), unique("email", id))
+				creates[j].Response = done
+			}
+			r.index++
+			entries := []LogEntry{{Index: r.index, Term: 1, Data: entry(b, start, creates...)}}
+			b.StartTimer()
+			applied, err := r.Apply(entries)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if o := applied.Outcomes[0][0]; o.Code != Code_CREATED || o.Record.Response.Status != 201 {
+				b.Fatal(brief(o))
+			}
+		}
+		perCommand(b, benchBatch)
+	})
+}
+
+func BenchmarkLookup(b *testing.B) {
+	benchmark(b, func(b *testing.B, r *rig) {
+		const keys = 10_000
+		for i := range keys {
+			r.do(create(fmt.Sprint(i), fmt.Sprint(i), key(fmt.Sprint(i))))
+		}
+		for i := 0; b.Loop(); i++ {
+			if rec, err := r.Lookup("ns", fmt.Sprint(i%keys)); err != nil || rec == nil {
+				b.Fatal(rec, err)
+			}
+		}
+	})
+}
+
+// benchmark runs bench on a machine over each store.
+func benchmark(b *testing.B, bench func(*testing.B, *rig)) {
+	for _, name := range []string{"mem", "pebble"} {
+		b.Run(name, func(b *testing.B) {
+			r := &rig{TB: b, store: NewMem(), now: start}
+			if name == "pebble" {
+				p, err := OpenPebble(b.TempDir(), PebbleOptions{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.Cleanup(func() {
+					if err := p.Close(); err != nil {
+						b.Error(err)
+					}
+				})
+				r.store = p
+			}
+			r.open()
+			r.do(bindCommand())
+			b.ReportAllocs()
+			bench(b, r)
+		})
+	}
+}
+
+// numbered gives a command the nth request id.
+func numbered(n uint64) change {
+	return func(c *Command) { c.RequestId = binary.BigEndian.AppendUint64(make([]byte, 8, 16), n) }
+}
+
+// perCommand reports time by the command, of which an iteration has n.
+func perCommand(b *testing.B, n int) {
+	ns := float64(b.Elapsed().Nanoseconds()) / float64(b.N*n)
+	b.ReportMetric(ns, "ns/command")
+	b.ReportMetric(1e9/ns, "commands/s")
+}

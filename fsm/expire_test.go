@@ -1,0 +1,127 @@
+package fsm
+
+import (
+	"fmt"
+	"reflect"
+	"testing"
+)
+
+func TestExpire(t *testing.T) {
+	for _, s := range []script{
+		{"a lease that ends at this very instant lapses", []step{
+			granted1(block), {999, expire(9), "OK"}, {1000, expire(9), "OK 1"}, {1000, read(), "OK unknown fence=1 attempt=1 ends@11000"},
+		}},
+		{"a lapsed record is kept for its ttl from then", []step{
+			granted1(block), {5000, expire(9), "OK 1"}, {14_999, expire(9), "OK"}, {15_000, expire(9), "OK 1"}, {15_000, expire(9), "OK"},
+		}},
+		{"a renewed lease lapses at its new end alone", []step{
+			granted1(), {500, renew(1, 1000), "OK claimed fence=1 attempt=1 lease@1500"}, {1499, expire(9), "OK"}, {1500, expire(9), "OK 1"},
+		}},
+		{"retention that ends at this very instant is swept", []step{
+			granted1(), completed1(1), {10_000, expire(9), "OK"}, {10_001, expire(9), "OK 1"}, {10_001, expire(9), "OK"},
+		}},
+		{"a memory of five minutes is swept", []step{
+			granted1(), completed1(1), {2, forget("F", 1), "OK"}, {300_001, expire(9), "OK"}, {300_002, expire(9), "OK 1"},
+		}},
+		{"a limit of none touches nothing", []step{granted1(), {1000, expire(0), "OK"}, {1000, expire(9), "OK 1"}}},
+	} {
+		s.run(t)
+	}
+}
+
+func TestExpireTouchesAtMostItsLimitEarliestFirst(t *testing.T) {
+	r := newRig(t)
+	for i, lease := range []int64{300, 100, 200, 100, 300} {
+		r.do(claim(fmt.Sprint("A", i), key(fmt.Sprint("k", i)), leased(lease)))
+	}
+	var got [][]Key
+	for range 4 {
+		if n := r.at(1000).do(expire(2)).Count; int(n) != len(r.last.Changed) {
+			t.Errorf("the outcome counts %d, changed are %v", n, r.last.Changed)
+		}
+		got = append(got, r.last.Changed)
+	}
+	want := [][]Key{{{"ns", "k1"}, {"ns", "k3"}}, {{"ns", "k2"}, {"ns", "k0"}}, {{"ns", "k4"}}, nil}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the sweeps touched\n%v, want\n%v", got, want)
+	}
+	r.recount()
+}
+
+func TestDue(t *testing.T) {
+	r := newRig(t)
+	check := func(ms int64, want bool) {
+		t.Helper()
+		if got, err := r.Due(start + ms); got != want || err != nil {
+			t.Errorf("Due at %d is %t, %v", ms, got, err)
+		}
+	}
+	check(1<<40, false)
+	r.do(claim("A"))
+	check(999, false)
+	check(1000, true)
+	r.at(1000).do(expire(1))
+	check(1000, false)
+	check(10_999, false)
+	check(11_000, true)
+	r.open()
+	check(10_999, false)
+	check(11_000, true)
+	check(0, false)
+}
+
+func TestSweepsBeginWhereTheLastEnded(t *testing.T) {
+	r := newRig(t)
+	for i := range 4 {
+		r.do(claim(fmt.Sprint("A", i), key(fmt.Sprint("k", i)), leased(int64(100+100*i))))
+	}
+	r.at(1000).do(expire(2))
+	if got := r.sweptTo.Load(); got != start+200 {
+		t.Errorf("after a sweep cut short the next begins at %d", got-start)
+	}
+	r.do(expire(9))
+	if got := r.sweptTo.Load(); got != start+1000 {
+		t.Errorf("after a whole sweep the next begins at %d", got-start)
+	}
+	if r.do(expire(9)).Count != 0 {
+		t.Error("the last sweep was not whole")
+	}
+}
+
+func TestChangedNamesWhoStoppedBeingClaimed(t *testing.T) {
+	k := []Key{{"ns", "k"}}
+	for _, test := range []struct {
+		name   string
+		before []step
+		c      *Command
+		want   []Key
+	}{
+		{"a grant", nil, claim("A"), nil},
+		{"a takeover", []step{granted1(), {at: 1000}}, claim("B"), nil},
+		{"a renewal", []step{granted1()}, renew(1, 2000), nil},
+		{"a completion", []step{granted1()}, complete(1, "done"), k},
+		{"a release", []step{granted1()}, release(1), k},
+		{"a failure", []step{granted1()}, fail(1), k},
+		{"a lapse that a claim notices", []step{granted1(block), {at: 1000}}, claim("B"), k},
+		{"a lapse that a sweep notices", []step{granted1(), {at: 1000}}, expire(1), k},
+		{"an end", []step{granted1(), completed1(1), {at: 10_001}}, expire(1), k},
+		{"a resolution to retry", []step{granted1(), failed1(1)}, resolve("R", 1, retrying), k},
+		{"a forced forgetting", []step{granted1()}, forget("F", 1, forced), k},
+		{"a resend", []step{granted1(), completed1(1)}, complete(1, "done"), nil},
+		{"a create", nil, create("A", "id1"), nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRig(t)
+			for _, s := range test.before {
+				r.at(s.at)
+				if s.c != nil {
+					r.do(s.c)
+				}
+			}
+			r.do(test.c)
+			if !reflect.DeepEqual(r.last.Changed, test.want) {
+				t.Errorf("changed are %v, want %v", r.last.Changed, test.want)
+			}
+		})
+	}
+}
