@@ -1,0 +1,377 @@
+// Package logstore keeps raft's log and its term and vote on disk.
+//
+// Under it is one of two libraries. Neither raft nor bbolt checks what it reads
+// back, and raft-wal takes a damaged end for a write that was cut short, so
+// here every entry carries a digest and the log remembers how far it reached.
+package logstore
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/types"
+
+	"github.com/onced/onced/cluster/durable"
+)
+
+// ErrCorrupt is wrapped by errors that say that the log does not hold what was
+// written to it.
+var ErrCorrupt = errors.New("log is corrupt")
+
+// MaxEntry is the most bytes of data that an entry may have. raft-wal cannot
+// read back more than 64 MiB, all told.
+const MaxEntry = 60 << 20
+
+// Options are the settings of a Store. The zero value takes the default that
+// is named with each field.
+type Options struct {
+	// CacheEntries is how many of the newest entries are kept in memory.
+	// Default 512.
+	CacheEntries int
+	// SegmentBytes is the size of a file of the wal kind. Default 64 MiB.
+	SegmentBytes int
+	// FS holds the files of the wal kind. Default: the disk.
+	FS types.VFS
+	// HangLimit is how long a write may take before it is fatal. Default 10 s.
+	HangLimit time.Duration
+	// OnFatal is told, at most once, that the log can no longer be trusted or
+	// written to: an entry read back is not what was stored, a write failed,
+	// or it hangs. It must not wait for the store. nil: nobody is told.
+	OnFatal func(error)
+	// Log takes what the wal kind has to say. Default: discarded.
+	Log hclog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	if o.CacheEntries == 0 {
+		o.CacheEntries = 512
+	}
+	if o.SegmentBytes == 0 {
+		o.SegmentBytes = 64 << 20
+	}
+	if o.FS == nil {
+		o.FS = fs.New()
+	}
+	if o.HangLimit == 0 {
+		o.HangLimit = 10 * time.Second
+	}
+	if o.OnFatal == nil {
+		o.OnFatal = func(error) {}
+	}
+	if o.Log == nil {
+		o.Log = hclog.NewNullLogger()
+	}
+	return o
+}
+
+// Store is raft's log.
+type Store struct {
+	cache *raft.LogCache
+	disk  *disk
+	limit time.Duration
+
+	onFatal func(error)
+	failure atomic.Pointer[error]
+	closed  atomic.Bool
+
+	// appending is when the append in hand began, as nanoseconds after epoch,
+	// or 0.
+	appending atomic.Int64
+	epoch     time.Time
+}
+
+var (
+	_ raft.LogStore          = (*Store)(nil)
+	_ raft.MonotonicLogStore = (*Store)(nil)
+)
+
+// backend is what keeps the entries.
+type backend interface {
+	raft.LogStore
+	io.Closer
+}
+
+// Open opens the log in dir, which is made if it is missing; its parent must
+// exist. kind is "wal" or "bolt", the same for ever.
+func Open(dir, kind string, o Options) (*Store, error) {
+	o = o.withDefaults()
+	open, ok := map[string]func(string, Options) (backend, error){"wal": openWAL, "bolt": openBoltLog}[kind]
+	if !ok {
+		return nil, fmt.Errorf("open log: no kind %q: use wal or bolt", kind)
+	}
+	if err := durable.MakeDir(dir); err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	m, err := openMark(dir, kind)
+	if err != nil {
+		return nil, fmt.Errorf("open log %s: %w", dir, err)
+	}
+	var b backend
+	err = guard(func() (err error) {
+		b, err = open(dir, o)
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open log %s: %w", dir, err), m.Close())
+	}
+	s, err := newStore(b, m, o)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open log %s: %w", dir, err), b.Close(), m.Close())
+	}
+	return s, nil
+}
+
+func newStore(b backend, m *mark, o Options) (*Store, error) {
+	d := &disk{backend: b, mark: m}
+	if err := guard(d.checkReach); err != nil {
+		return nil, err
+	}
+	cache, err := raft.NewLogCache(o.CacheEntries, d)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{cache: cache, disk: d, limit: o.HangLimit, onFatal: o.OnFatal, epoch: time.Now().Add(-1)}, nil
+}
+
+// FirstIndex implements raft.LogStore.
+func (s *Store) FirstIndex() (uint64, error) { return s.cache.FirstIndex() }
+
+// LastIndex implements raft.LogStore.
+func (s *Store) LastIndex() (uint64, error) { return s.cache.LastIndex() }
+
+// IsMonotonic implements raft.MonotonicLogStore: whether the log takes no gaps.
+func (s *Store) IsMonotonic() bool { return s.cache.IsMonotonic() }
+
+// GetLog implements raft.LogStore. An entry that is not what was stored is not
+// returned; the digest is checked for those in memory too, since from here
+// they go to the other nodes.
+func (s *Store) GetLog(index uint64, log *raft.Log) error {
+	var found raft.Log
+	err := s.cache.GetLog(index, &found)
+	if err == nil {
+		err = verify(&found, index)
+	}
+	if err == nil {
+		*log = found
+		return nil
+	}
+	if !errors.Is(err, raft.ErrLogNotFound) {
+		err = s.fail(fmt.Errorf("read log entry %d: %w", index, err))
+	}
+	return err
+}
+
+// StoreLog implements raft.LogStore.
+func (s *Store) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log{log}) }
+
+// StoreLogs implements raft.LogStore. An entry without a digest is new and
+// gets one; one that has it was received, and is refused with ErrCorrupt if it
+// is not what its sender stored. Such a refusal is not fatal: this log is
+// whole, and the sender checks what it sends.
+func (s *Store) StoreLogs(logs []*raft.Log) error {
+	for _, log := range logs {
+		if len(log.Data) > MaxEntry {
+			return fmt.Errorf("store log entry %d: %d bytes are more than %d", log.Index, len(log.Data), MaxEntry)
+		}
+		if len(log.Extensions) == 0 {
+			stamp(log)
+		} else if err := verify(log, log.Index); err != nil {
+			return fmt.Errorf("store log entry %d: refused as received: %w", log.Index, err)
+		}
+	}
+	if err := s.Err(); err != nil {
+		return err
+	}
+	s.appending.Store(int64(time.Since(s.epoch)))
+	defer s.appending.Store(0)
+	defer s.watch("append to log").Stop()
+	if err := s.cache.StoreLogs(logs); err != nil {
+		// What is on disk is unknown now, and an fsync that failed must not
+		// be tried again.
+		return s.fail(fmt.Errorf("append to log: %w", err))
+	}
+	return nil
+}
+
+// DeleteRange implements raft.LogStore.
+func (s *Store) DeleteRange(min, max uint64) error {
+	if err := s.Err(); err != nil {
+		return err
+	}
+	defer s.watch("delete from log").Stop()
+	if err := s.cache.DeleteRange(min, max); err != nil {
+		return s.fail(fmt.Errorf("delete from log: %w", err))
+	}
+	return nil
+}
+
+// Stalled returns how long the append in hand has been running, 0 if there is
+// none. A leader whose disk hangs has to keep silent, so that another is
+// elected (hashicorp/raft#503).
+func (s *Store) Stalled() time.Duration {
+	began := s.appending.Load()
+	if began == 0 {
+		return 0
+	}
+	return time.Since(s.epoch) - time.Duration(began)
+}
+
+func (s *Store) watch(what string) *time.Timer {
+	return time.AfterFunc(s.limit, func() {
+		_ = s.fail(fmt.Errorf("%s: the write has hung for %v", what, s.limit)) // reported there
+	})
+}
+
+// Err returns the fatal error, once there is one. From then on nothing is
+// written any more.
+func (s *Store) Err() error {
+	if err := s.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// fail makes err the fatal error, unless there is one, and returns it.
+func (s *Store) fail(err error) error {
+	if !s.closed.Load() && s.failure.CompareAndSwap(nil, &err) {
+		s.onFatal(err)
+	}
+	return err
+}
+
+// Verify reads the log from index from (0: from its beginning) to its end. It
+// is called before raft is, which panics on an entry that it cannot read.
+func (s *Store) Verify(from uint64) error {
+	first, err := s.FirstIndex()
+	if err != nil {
+		return fmt.Errorf("verify log: %w", err)
+	}
+	last, err := s.LastIndex()
+	if err != nil {
+		return fmt.Errorf("verify log: %w", err)
+	}
+	if from == 0 {
+		from = first
+	}
+	if last == 0 || last < from {
+		return nil
+	}
+	if from < first {
+		return fmt.Errorf("verify log: %w: it begins with entry %d, entry %d is missing", ErrCorrupt, first, from)
+	}
+	var term uint64
+	for index := from; index <= last; index++ {
+		var entry raft.Log
+		if err := s.disk.GetLog(index, &entry); errors.Is(err, raft.ErrLogNotFound) {
+			return fmt.Errorf("verify log: %w: entry %d is missing, the last one is %d", ErrCorrupt, index, last)
+		} else if err != nil {
+			return fmt.Errorf("verify log: read entry %d: %w", index, err)
+		}
+		if err := verify(&entry, index); err != nil {
+			return fmt.Errorf("verify log: entry %d: %w", index, err)
+		}
+		if entry.Term < term {
+			return fmt.Errorf("verify log: %w: entry %d has term %d, the one before it %d", ErrCorrupt, index, entry.Term, term)
+		}
+		term = entry.Term
+	}
+	return nil
+}
+
+// Close closes the log. A call that comes later fails, which is not fatal.
+func (s *Store) Close() error {
+	s.closed.Store(true)
+	if err := errors.Join(s.disk.backend.Close(), s.disk.mark.Close()); err != nil {
+		return fmt.Errorf("close log: %w", err)
+	}
+	return nil
+}
+
+// disk is the log without its cache.
+type disk struct {
+	backend
+	mark *mark
+}
+
+func (d *disk) IsMonotonic() bool {
+	m, ok := d.backend.(raft.MonotonicLogStore)
+	return ok && m.IsMonotonic()
+}
+
+func (d *disk) GetLog(index uint64, log *raft.Log) error {
+	return guard(func() error { return d.backend.GetLog(index, log) })
+}
+
+func (d *disk) StoreLogs(logs []*raft.Log) error {
+	if err := guard(func() error { return d.backend.StoreLogs(logs) }); err != nil {
+		return err
+	}
+	if len(logs) == 0 {
+		return nil
+	}
+	return d.mark.raise(logs[len(logs)-1].Index)
+}
+
+func (d *disk) DeleteRange(min, max uint64) error {
+	return guard(func() error {
+		first, err := d.FirstIndex()
+		if err != nil {
+			return err
+		}
+		last, err := d.LastIndex()
+		if err != nil {
+			return err
+		}
+		switch {
+		case max < last || min > last:
+		case min <= first:
+			err = d.mark.lower(0)
+		default:
+			err = d.mark.lower(min - 1)
+		}
+		if err != nil {
+			return err
+		}
+		return d.backend.DeleteRange(min, max)
+	})
+}
+
+// checkReach refuses a log that has lost its end.
+func (d *disk) checkReach() error {
+	last, err := d.LastIndex()
+	if err != nil {
+		return err
+	}
+	if reached := d.mark.reached(); last < reached {
+		return fmt.Errorf("%w: it ends with entry %d, but had reached entry %d", ErrCorrupt, last, reached)
+	}
+	return nil
+}
+
+// guard calls f and turns a panic, or a memory fault, into an error. bbolt
+// reads through a memory map and follows what it finds there, and raft-wal's
+// decoder slices by lengths that it has read: on a damaged file both panic.
+func guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", ErrCorrupt, p)
+		}
+	}()
+	return f()
+}
+
+// exists tells whether there is a file at the path of elem.
+func exists(elem ...string) bool {
+	_, err := os.Stat(filepath.Join(elem...))
+	return err == nil
+}
