@@ -1,0 +1,93 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/onced/onced/cluster/durable"
+	"github.com/onced/onced/fsm"
+)
+
+// Raft begins every log with the configuration, as this entry.
+const (
+	foundingIndex = 1
+	foundingTerm  = 1
+)
+
+// Load makes dir the state of a node that is yet to start, with the content of
+// a snapshot stream but for what belongs to the cluster that it was taken from.
+// All of it has been read and checked, and is on disk, when Load returns. On an
+// error dir is left for the caller to remove.
+func Load(dir string, stream io.Reader) error {
+	if err := load(dir, stream); err != nil {
+		return fmt.Errorf("load state: %w", err)
+	}
+	return nil
+}
+
+func load(dir string, stream io.Reader) error {
+	s := &State{dir: dir}
+	if err := durable.MakeDir(dir); err != nil {
+		return err
+	}
+	c := current{Store: 1, Installed: foundingIndex}
+	if err := unpack(stream, s.storeDir(c.Store)); err != nil {
+		return err
+	}
+	if err := reseat(s.storeDir(c.Store)); err != nil {
+		return err
+	}
+	return s.writeCurrent(c)
+}
+
+func reseat(dir string) error {
+	damaged := make(chan error, 1)
+	pebble, machine, err := openMachine(dir, fsm.PebbleOptions{OnFatal: func(err error) { damaged <- err }})
+	if err != nil {
+		return err
+	}
+	if _, err = machine.Hash(); err == nil { // which reads everything
+		err = machine.Reseat()
+	}
+	if err == nil {
+		err = pebble.Sync()
+	}
+	err = errors.Join(err, pebble.Close())
+	select {
+	case e := <-damaged:
+		err = errors.Join(err, e)
+	default:
+	}
+	return err
+}
+
+// Found takes the first entry of a new cluster's log, its configuration, into
+// the content that Load has put here. Every node of the new cluster does, and
+// none has that entry in its log. So nobody can be brought up from the log
+// alone, without the content: it would need entry 1, which raft finds in no log
+// and makes up for by a snapshot. A state that has a first entry is left as it
+// is.
+func (s *State) Found(configuration raft.Configuration) error {
+	if index, _ := s.Applied(); index > 0 {
+		return nil
+	}
+	s.mu.RLock()
+	loaded := s.installed == foundingIndex
+	s.mu.RUnlock()
+	if !loaded {
+		return fmt.Errorf("found cluster: %w: the content that was restored is missing", fsm.ErrCorrupt)
+	}
+	_, err := s.apply([]fsm.LogEntry{{
+		Index: foundingIndex, Term: foundingTerm, Configuration: raft.EncodeConfiguration(configuration),
+	}}, true)
+	if err == nil {
+		err = s.sync()
+	}
+	if err != nil {
+		return fmt.Errorf("found cluster: %w", err)
+	}
+	return nil
+}
