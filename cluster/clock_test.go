@@ -1,0 +1,89 @@
+package cluster
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestStampIsTheHighestTimeThatAMajorityHasReached(t *testing.T) {
+	const hour = time.Hour
+	for _, tt := range []struct {
+		name  string
+		own   time.Duration // of the leader's clock from true time
+		peers map[string]time.Duration
+		want  time.Duration
+		ok    bool
+	}{
+		{"all agree", 0, map[string]time.Duration{"b": 0, "c": 0}, 0, true},
+		{"the leader is an hour ahead", hour, map[string]time.Duration{"b": 0, "c": 0}, 0, true},
+		{"the leader is an hour behind", -hour, map[string]time.Duration{"b": 0, "c": 0}, 0, true},
+		{"a follower is an hour ahead", 0, map[string]time.Duration{"b": hour, "c": 0}, 0, true},
+		{"a follower is an hour behind", 0, map[string]time.Duration{"b": 0, "c": -hour}, 0, true},
+		{"one peer is not heard", 0, map[string]time.Duration{"b": -hour}, -hour, true},
+		{"no peer is heard: grant nothing", 0, nil, 0, false},
+		{"one that is no voter does not count", 0, map[string]time.Duration{"d": hour}, 0, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				now := time.Now()
+				c := newClock("a", func() time.Time { return time.Now().Add(tt.own) })
+				c.setVoters([]string{"a", "b", "c"})
+				for id, skew := range tt.peers {
+					c.read(id, now.Add(skew).UnixMilli())
+				}
+				time.Sleep(7 * time.Second) // readings run on by themselves
+				got, ok := c.stamp()
+				if ok != tt.ok {
+					t.Fatalf("stamp ok = %v, want %v", ok, tt.ok)
+				}
+				if want := time.Now().Add(tt.want).UnixMilli(); ok && got != want {
+					t.Errorf("stamp is %v from true time, want %v", time.Duration(got-time.Now().UnixMilli())*time.Millisecond, tt.want)
+				}
+			})
+		})
+	}
+}
+
+func TestANewTermForgetsTheClocksOfTheLast(t *testing.T) {
+	c := newClock("a", time.Now)
+	c.setVoters([]string{"a", "b", "c"})
+	c.read("b", time.Now().UnixMilli())
+	if _, ok := c.stamp(); !ok {
+		t.Fatal("two of three clocks are known, and stamp has no time")
+	}
+	c.reset()
+	if _, ok := c.stamp(); ok {
+		t.Error("stamp has a time before a majority was heard in the new term")
+	}
+}
+
+func TestASingleNodeNeedsNoOtherClock(t *testing.T) {
+	c := newClock("a", time.Now)
+	c.setVoters([]string{"a"})
+	if _, ok := c.stamp(); !ok {
+		t.Error("a cluster of one has no time")
+	}
+}
+
+func TestTimeFollowsTheLeaderAndNeverTheWallClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		truth := time.Now()
+		c := newClock("b", func() time.Time { return time.Now().Add(-time.Hour) })
+		if _, ok := c.skew(); ok {
+			t.Error("skew is known before the leader was heard")
+		}
+		c.hear(truth.UnixMilli())
+		time.Sleep(3 * time.Second)
+		if got, want := c.now(), truth.Add(3*time.Second).UnixMilli(); got != want {
+			t.Errorf("now = %d, want %d", got, want)
+		}
+		if skew, _ := c.skew(); skew != -time.Hour {
+			t.Errorf("skew = %v, want -1h", skew)
+		}
+		c.applied(truth.Add(time.Minute).UnixMilli())
+		if got, want := c.now(), truth.Add(time.Minute).UnixMilli(); got != want {
+			t.Errorf("now = %d after an entry of a later time, want %d", got, want)
+		}
+	})
+}

@@ -1,0 +1,253 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/onced/onced/fsm"
+)
+
+const (
+	// maxBatchBytes and maxBatchCommands bound one log entry. A batch holds
+	// at least one command. Raft suggests entries of 512 KiB at most
+	// (raft.SuggestedMaxDataSize), as larger ones delay heartbeats.
+	maxBatchBytes    = 512 << 10
+	maxBatchCommands = 1024
+	// maxInFlight is how many log entries may be under way at once: while
+	// they are, commands gather for the next one.
+	maxInFlight = 2
+	// maxProposals bounds the commands that wait.
+	maxProposals = 16384
+	// enqueueTimeout bounds the wait for raft to take an entry; raft's own
+	// timeout covers no more than that. After it, the entry was not taken.
+	enqueueTimeout = time.Second
+)
+
+// proposal is one command on its way into the log. done is called exactly
+// once and must not block.
+type proposal struct {
+	command []byte // encoded fsm.Command
+	done    func(result)
+}
+
+// proposer packs commands into log entries, on the leader: group commit above
+// raft. One goroutine owns the packing; each entry under way has one more.
+type proposer struct {
+	raft  *raft.Raft
+	stamp func() (ms int64, ok bool) // the time for the next entry
+	met   *metrics
+
+	wake    chan struct{} // depth 1: the queue was empty, or a slot came free
+	stopped chan struct{} // closed when the node stops
+	wg      sync.WaitGroup
+
+	mu       sync.Mutex
+	queue    []proposal
+	open     bool // this node leads and may grant
+	inFlight int
+}
+
+func newProposer(r *raft.Raft, stamp func() (int64, bool), met *metrics, stopped chan struct{}) *proposer {
+	p := &proposer{raft: r, stamp: stamp, met: met, wake: make(chan struct{}, 1), stopped: stopped}
+	p.wg.Add(1)
+	go p.run()
+	return p
+}
+
+// propose queues a command. It is answered at once if this node may not
+// propose.
+func (p *proposer) propose(pr proposal) {
+	p.mu.Lock()
+	if !p.open || len(p.queue) >= maxProposals {
+		open := p.open
+		p.mu.Unlock()
+		if open {
+			pr.done(result{verdict: notApplied})
+		} else {
+			pr.done(p.notOpen())
+		}
+		return
+	}
+	p.queue = append(p.queue, pr)
+	first := len(p.queue) == 1
+	p.mu.Unlock()
+	if first {
+		p.signal()
+	}
+}
+
+// notOpen says why this node may not propose: it does not lead, or it leads
+// and has not heard a majority of clocks yet.
+func (p *proposer) notOpen() result {
+	_, id := p.raft.LeaderWithID()
+	if p.raft.State() == raft.Leader {
+		return result{verdict: notApplied}
+	}
+	return result{verdict: notLeader, hint: string(id)}
+}
+
+func (p *proposer) signal() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// setOpen begins or ends proposing. At the end, what waits is sent back.
+func (p *proposer) setOpen(open bool) {
+	p.mu.Lock()
+	p.open = open
+	var back []proposal
+	if !open {
+		back, p.queue = p.queue, nil
+	}
+	p.mu.Unlock()
+	for _, pr := range back {
+		pr.done(p.notOpen())
+	}
+}
+
+func (p *proposer) run() {
+	defer p.wg.Done()
+	for {
+		select {
+		case <-p.stopped:
+			p.setOpen(false)
+			return
+		case <-p.wake:
+		}
+		for p.sendBatch() {
+		}
+	}
+}
+
+// take returns the next batch, or nil if there is none or no slot is free.
+func (p *proposer) take() []proposal {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.queue) == 0 || p.inFlight >= maxInFlight {
+		return nil
+	}
+	n, size := 0, 0
+	for n < len(p.queue) && n < maxBatchCommands {
+		size += len(p.queue[n].command)
+		if n > 0 && size > maxBatchBytes {
+			break
+		}
+		n++
+	}
+	batch := p.queue[:n:n]
+	p.queue = p.queue[n:]
+	if len(p.queue) == 0 {
+		p.queue = nil // the batch owns the array now
+	}
+	p.inFlight++
+	return batch
+}
+
+// sendBatch hands the next batch to raft and reports whether there may be
+// another to send.
+func (p *proposer) sendBatch() bool {
+	batch := p.take()
+	if batch == nil {
+		return false
+	}
+	now, ok := p.stamp()
+	if !ok {
+		p.finish(batch, result{verdict: notApplied}, nil)
+		return true
+	}
+	commands := make([][]byte, len(batch))
+	for i := range batch {
+		commands[i] = batch[i].command
+	}
+	p.met.batchSize.Observe(float64(len(batch)))
+	begun := time.Now()
+	future := p.raft.Apply(fsm.EncodeEntry(now, commands), enqueueTimeout)
+	p.wg.Add(1)
+	go func() {
+		defer p.wg.Done()
+		err := await(future, p.stopped)
+		if err == nil {
+			p.met.commitSeconds.Observe(time.Since(begun).Seconds())
+		}
+		p.finish(batch, p.resultOf(future, err), outcomesOf(future, err))
+		p.signal()
+	}()
+	return true
+}
+
+// finish frees the slot and answers every command of a batch: with its own
+// outcome if there are any, else with r.
+func (p *proposer) finish(batch []proposal, r result, outcomes []*fsm.Outcome) {
+	p.mu.Lock()
+	p.inFlight--
+	p.mu.Unlock()
+	for i, pr := range batch {
+		if i < len(outcomes) && outcomes[i] != nil {
+			r.outcome = outcomes[i]
+		} else if r.verdict == applied {
+			pr.done(result{verdict: unknown})
+			continue
+		}
+		pr.done(r)
+	}
+}
+
+func outcomesOf(f raft.ApplyFuture, err error) []*fsm.Outcome {
+	if err != nil {
+		return nil
+	}
+	outcomes, _ := f.Response().([]*fsm.Outcome)
+	return outcomes
+}
+
+// errStopped: the node stopped before raft answered.
+var errStopped = errors.New("node is stopping")
+
+// await returns the future's error, or errStopped once stopped is closed:
+// raft may never answer a future when it is shutting down (hashicorp/raft#498).
+func await(f raft.Future, stopped <-chan struct{}) error {
+	ch := make(chan error, 1)
+	go func() { ch <- f.Error() }()
+	select {
+	case err := <-ch:
+		return err
+	case <-stopped:
+		return errStopped
+	}
+}
+
+// awaitContext is await for callers with a deadline of their own.
+func awaitContext(ctx context.Context, f raft.Future, stopped <-chan struct{}) error {
+	ch := make(chan error, 1)
+	go func() { ch <- f.Error() }()
+	select {
+	case err := <-ch:
+		return err
+	case <-stopped:
+		return errStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// resultOf judges what raft's error says about an entry. Only the errors that
+// raft gives before it has taken an entry mean that it was not applied;
+// leadership lost and shutdown mean unknown (hashicorp/raft#561).
+func (p *proposer) resultOf(f raft.ApplyFuture, err error) result {
+	switch {
+	case err == nil:
+		return result{verdict: applied, index: f.Index()}
+	case errors.Is(err, raft.ErrNotLeader):
+		return p.notOpen()
+	case errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
+		return result{verdict: notApplied}
+	default:
+		return result{verdict: unknown}
+	}
+}

@@ -1,0 +1,145 @@
+package cluster
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"net"
+	"time"
+
+	"github.com/onced/onced/fsm"
+)
+
+// ping asks a peer how it is; the leader tells its time and progress along.
+type ping struct {
+	From    string `json:"from"`
+	Leader  bool   `json:"leader,omitempty"`
+	Time    int64  `json:"time,omitempty"`    // the leader's cluster time, ms
+	Applied uint64 `json:"applied,omitempty"` // by the leader
+}
+
+type pong struct {
+	Wall     int64  `json:"wall"` // this node's wall clock, ms
+	Applied  uint64 `json:"applied"`
+	HTTPAddr string `json:"http_addr"`
+	Settings string `json:"settings"`
+	Ready    bool   `json:"ready"`
+	Level    uint32 `json:"level"` // the highest feature level it supports
+}
+
+// serveCommands answers one peer's commands connection until it breaks.
+func (n *Node) serveCommands(ctx context.Context, conn net.Conn, from string) {
+	w := newFrameWriter(conn)
+	defer w.stop()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	r := bufio.NewReaderSize(conn, 64<<10)
+	for {
+		f, err := readFrame(r)
+		if err != nil {
+			return
+		}
+		if !n.answer(w, f, from) {
+			n.log.Warn("peer sent a malformed frame", "peer", from, "type", f.kind)
+			return
+		}
+	}
+}
+
+// answer deals with one frame, without blocking, and reports whether it was
+// well formed. A command that comes here is never sent on: one hop at most.
+func (n *Node) answer(w *frameWriter, f frame, from string) bool {
+	switch f.kind {
+	case framePropose:
+		n.takeCommand(w, f, from)
+		return true
+	case framePing:
+		var p ping
+		if err := json.Unmarshal(f.payload, &p); err != nil {
+			return false
+		}
+		n.heardPing(p)
+		return sendJSON(w, framePong, f.id, n.pong())
+	case frameAdmin:
+		var req adminRequest
+		if err := json.Unmarshal(f.payload, &req); err != nil {
+			return false
+		}
+		n.goes(func() {
+			ctx, cancel := context.WithTimeout(n.context, adminTimeout)
+			defer cancel()
+			sendJSON(w, frameAdmined, f.id, answerOf(n.administer(ctx, req)))
+		})
+		return true
+	}
+	return false
+}
+
+// takeCommand proposes what a peer encoded. An entry with a command that this
+// binary does not understand would stop every node that is like this one, so
+// it is refused, as a newer leader may understand it.
+func (n *Node) takeCommand(w *frameWriter, f frame, from string) {
+	if err := fsm.CheckCommand(f.payload); err != nil {
+		n.log.Warn("a peer sent a command that this node does not understand", "peer", from, "err", err)
+		w.reply(f.id, result{verdict: notApplied})
+		return
+	}
+	n.proposer.propose(proposal{command: f.payload, done: func(r result) { w.reply(f.id, r) }})
+}
+
+func sendJSON(w *frameWriter, kind frameType, id uint64, v any) bool {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return false
+	}
+	_ = w.send(kind, id, func(buf []byte) ([]byte, error) { return append(buf, b...), nil })
+	return true
+}
+
+func (n *Node) pong() pong {
+	applied, _ := n.state.Applied()
+	return pong{
+		Wall:     n.cfg.Clock().UnixMilli(),
+		Applied:  applied,
+		HTTPAddr: n.cfg.HTTPAddr,
+		Settings: n.settings,
+		Ready:    n.Ready() == nil,
+		Level:    fsm.FeatureLevel,
+	}
+}
+
+func (n *Node) heardPing(p ping) {
+	if !p.Leader {
+		return
+	}
+	if leader, _ := n.leadership.leader(); leader != p.From {
+		return // of another term, or ahead of what raft has told us
+	}
+	n.clock.hear(p.Time)
+	n.ready.leaderApplied(p.Applied)
+}
+
+// pingPeer asks one peer and returns its answer.
+func (n *Node) pingPeer(ctx context.Context, id string, p ping) (pong, error) {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return pong{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	f, err := n.links.to(id).ask(ctx, framePing, b)
+	if err != nil {
+		return pong{}, err
+	}
+	var answer pong
+	if err := json.Unmarshal(f.payload, &answer); err != nil {
+		return pong{}, err
+	}
+	n.contacts.set(id, contact{answer.HTTPAddr, time.Now().UTC()})
+	return answer, nil
+}
+
+const (
+	pingTimeout  = 500 * time.Millisecond
+	adminTimeout = 30 * time.Second
+)

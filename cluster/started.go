@@ -1,0 +1,51 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/onced/onced/cluster/durable"
+)
+
+// startedName is a file in the data directory that says that raft has kept
+// something here. The identity alone does not show that log and state were
+// lost: with it, and without them, a node would vote and acknowledge anew.
+const startedName = "started"
+
+// checkStarted refuses a data directory that has lost log and state, and kept
+// its identity.
+func (n *Node) checkStarted(stable raft.StableStore) error {
+	_, err := os.Stat(filepath.Join(n.cfg.DataDir, startedName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("check data directory: %w", err)
+	}
+	existing, err := raft.HasExistingState(n.logs, stable, n.state)
+	if err != nil {
+		return fmt.Errorf("check data directory: %w", err)
+	}
+	if !existing {
+		return fmt.Errorf("data directory %s has lost its log and its state: put them back, or remove %s with `onced node remove %[2]s` on a running node and start this one empty, under a new id, with --join", n.cfg.DataDir, n.cfg.NodeID)
+	}
+	n.marked = true
+	return nil
+}
+
+// markStarted notes that there is something to lose from now on.
+func (n *Node) markStarted() error {
+	if n.marked {
+		return nil
+	}
+	if err := durable.WriteFile(filepath.Join(n.cfg.DataDir, startedName), nil); err != nil {
+		return fmt.Errorf("mark data directory: %w", err)
+	}
+	n.marked = true
+	return nil
+}
