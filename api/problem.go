@@ -1,0 +1,156 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/onced/onced/cluster"
+)
+
+// Problem is an error answer (RFC 9457). Its type is urn:onced:<Slug>.
+type Problem struct {
+	Slug   string
+	Title  string
+	Status int
+	// Detail says what is wrong and how to mend it. It holds nothing of what
+	// is stored, and no key.
+	Detail string
+	// Retryable: the same request may be sent again as it is.
+	Retryable bool
+	// RetryAfter, in whole seconds, is sent as the header where it is not 0.
+	RetryAfter int64
+	// Members are the further members, in this order.
+	Members []Member
+}
+
+// Member is one further member of a problem.
+type Member struct {
+	Name  string
+	Value jsontext.Value
+}
+
+// Error returns slug and detail.
+func (p *Problem) Error() string { return p.Slug + ": " + p.Detail }
+
+// Is reports whether target is a problem of the same type.
+func (p *Problem) Is(target error) bool {
+	other, ok := target.(*Problem)
+	return ok && other.Slug == p.Slug
+}
+
+// With returns p with another detail.
+func (p *Problem) With(detail string) *Problem {
+	q := *p
+	q.Detail = detail
+	return &q
+}
+
+// The problems of the service. Handlers give most of them a detail of their own.
+var (
+	ProblemInProgress = &Problem{Slug: "in-progress", Title: "A request is outstanding for this Idempotency-Key", Status: http.StatusConflict, Retryable: true, RetryAfter: 1,
+		Detail: "another attempt holds the key: retry later, or send Prefer: wait=N"}
+	ProblemKeyReused = &Problem{Slug: "key-reused", Title: "Idempotency-Key is already used", Status: http.StatusUnprocessableEntity,
+		Detail: "another request was sent under this key: use a new key for a new request"}
+	ProblemKeyMissing = &Problem{Slug: "key-missing", Title: "Idempotency-Key is missing", Status: http.StatusBadRequest,
+		Detail: "send the header Idempotency-Key"}
+	ProblemKeyInvalid = &Problem{Slug: "key-invalid", Title: "Idempotency-Key is malformed", Status: http.StatusBadRequest,
+		Detail: "use 1 to 255 bytes of visible ASCII"}
+	ProblemNamespaceRequired = &Problem{Slug: "namespace-required", Title: "The request names no tenant", Status: http.StatusBadRequest,
+		Detail: "send the credential or header that says whose key this is"}
+	ProblemOutcomeUnknown = &Problem{Slug: "outcome-unknown", Title: "The outcome of the request is unknown", Status: http.StatusConflict,
+		Detail: "the request began and no response was recorded: it does not run again until an operator resolves the key, or its record ends"}
+	ProblemResponseNotKept = &Problem{Slug: "response-not-kept", Title: "The response was not kept", Status: http.StatusGone,
+		Detail: "the request ran once; its response was too large to keep, or a stream"}
+	ProblemStaleFence = &Problem{Slug: "stale-fence", Title: "The fence is stale", Status: http.StatusConflict,
+		Detail: "the claim with this fence no longer stands: nothing was changed"}
+	ProblemUnavailable = &Problem{Slug: "unavailable", Title: "The cluster is not available", Status: http.StatusServiceUnavailable, Retryable: true, RetryAfter: 1,
+		Detail: "no majority of the nodes answered in time: repeat the request with the same key or fence"}
+	ProblemNotFound = &Problem{Slug: "not-found", Title: "Not found", Status: http.StatusNotFound,
+		Detail: "there is nothing under this path"}
+	ProblemKeyUnknown = &Problem{Slug: "key-unknown", Title: "The key is unknown", Status: http.StatusNotFound,
+		Detail: "there is no record of this key"}
+	ProblemMethodNotAllowed = &Problem{Slug: "method-not-allowed", Title: "Method not allowed", Status: http.StatusMethodNotAllowed,
+		Detail: "use a method of the header Allow"}
+	ProblemUnsupportedMediaType = &Problem{Slug: "unsupported-media-type", Title: "Unsupported media type", Status: http.StatusUnsupportedMediaType,
+		Detail: "send the body as application/json, in UTF-8"}
+	ProblemBadRequest = &Problem{Slug: "bad-request", Title: "Bad request", Status: http.StatusBadRequest,
+		Detail: "the request is malformed"}
+	ProblemOverloaded = &Problem{Slug: "overloaded", Title: "Too many requests in hand", Status: http.StatusServiceUnavailable, Retryable: true, RetryAfter: 1,
+		Detail: "this node has as many requests in hand as it may: nothing was claimed, retry later"}
+	ProblemQuotaExceeded = &Problem{Slug: "quota-exceeded", Title: "The quota is used up", Status: http.StatusInsufficientStorage,
+		Detail: "nothing was claimed"}
+	ProblemTooLarge = &Problem{Slug: "too-large", Title: "The request is too large", Status: http.StatusRequestEntityTooLarge,
+		Detail: "the body is over the limit: nothing was claimed"}
+	ProblemUnauthenticated = &Problem{Slug: "unauthenticated", Title: "Not authenticated", Status: http.StatusUnauthorized,
+		Detail: "send a valid token as Authorization: Bearer"}
+	ProblemForbidden = &Problem{Slug: "forbidden", Title: "Not allowed", Status: http.StatusForbidden,
+		Detail: "the caller may not do this"}
+	ProblemConflict = &Problem{Slug: "conflict", Title: "The cluster does not allow it now", Status: http.StatusConflict}
+	ProblemInternal = &Problem{Slug: "internal", Title: "Internal error", Status: http.StatusInternalServerError,
+		Detail: "the node failed: its log says why. Repeat the request with the same key or fence", Retryable: true}
+)
+
+// problemOf maps an error to its answer. What it does not know is internal.
+func problemOf(err error) *Problem {
+	var p *Problem
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.Is(err, cluster.ErrUnavailable), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return ProblemUnavailable
+	case errors.Is(err, cluster.ErrUnknownNode):
+		return ProblemNotFound.With("no node of the cluster has this id")
+	case errors.Is(err, cluster.ErrInvalidNode):
+		return ProblemBadRequest.With(err.Error())
+	case errors.Is(err, cluster.ErrConflict):
+		return ProblemConflict.With(err.Error())
+	}
+	return ProblemInternal
+}
+
+// Write sends p as the answer. Headers that are set already, it keeps.
+func (p *Problem) Write(w http.ResponseWriter) {
+	h := w.Header()
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if p.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.FormatInt(p.RetryAfter, 10))
+	}
+	body := p.append(nil)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(p.Status)
+	// A client that has gone is not told.
+	_, _ = w.Write(body)
+}
+
+func (p *Problem) append(b []byte) []byte {
+	b = append(b, `{"type":"urn:onced:`...)
+	b = append(b, p.Slug...)
+	b = append(b, `","title":`...)
+	b = appendString(b, p.Title)
+	b = append(b, `,"status":`...)
+	b = strconv.AppendInt(b, int64(p.Status), 10)
+	b = append(b, `,"detail":`...)
+	b = appendString(b, p.Detail)
+	b = append(b, `,"retryable":`...)
+	b = strconv.AppendBool(b, p.Retryable)
+	for _, m := range p.Members {
+		b = append(b, ',')
+		b = appendString(b, m.Name)
+		b = append(b, ':')
+		b = append(b, m.Value...)
+	}
+	return append(b, '}')
+}
+
+// appendString appends s as a JSON string. Bytes that are not UTF-8 become
+// U+FFFD.
+func appendString[S ~string | ~[]byte](b []byte, s S) []byte {
+	// The error only tells of such bytes; they were replaced.
+	b, _ = jsontext.AppendQuote(b, s)
+	return b
+}
