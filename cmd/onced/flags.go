@@ -1,0 +1,127 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/onced/onced/api"
+	"github.com/onced/onced/cluster"
+)
+
+// serveCmd is what a node is started with. A flag --some-name is also the
+// variable ONCED_SOME_NAME and the member some-name of the YAML file; the
+// command line goes before the environment, and that before the file.
+type serveCmd struct {
+	Config string `help:"YAML file with any of these flags as members." placeholder:"FILE"`
+
+	NodeID   string   `name:"node-id" default:"n1" help:"Name of this node in its cluster."`
+	DataDir  string   `default:"./onced-data" help:"Directory of everything the node keeps; created if missing."`
+	HTTPAddr string   `name:"http-addr" default:"127.0.0.1:8001" help:"Where clients reach this node."`
+	RaftAddr string   `default:"127.0.0.1:7001" help:"Where the other nodes reach this node."`
+	Peers    peerList `help:"Every node of a new cluster, this one included: id=host:port,… Used at the first start only." placeholder:"LIST"`
+	Join     string   `help:"Raft address of a member of a running cluster: start empty and wait to be added (onced node add)." placeholder:"HOST:PORT"`
+	Insecure bool     `help:"Allow addresses beyond loopback. There is no TLS and no authentication yet: only for a network that you trust."`
+
+	TTL          time.Duration `name:"ttl" default:"24h" help:"How long a finished key is kept: 1s to 720h."`
+	Lease        time.Duration `default:"30s" help:"How long a claim stands without renewal, unless it says itself: 100ms to 1h."`
+	Unique       []string      `help:"Members of a resource's data that are unique in their namespace. The same on every node." placeholder:"NAME"`
+	MaxWait      time.Duration `default:"30s" help:"Longest Prefer: wait that is honoured."`
+	MaxBody      byteSize      `default:"1MiB" help:"Largest request body: 1KiB to 16MiB."`
+	MaxInHand    int           `default:"4096" help:"Most requests served at a time; more are answered 503."`
+	MaxWaiters   int           `default:"1024" help:"Most of them that wait for a key in flight; more do not wait."`
+	DrainDelay   time.Duration `default:"0s" help:"On a stop: time between turning not ready and taking no more connections, for a load balancer to notice. At most 15s."`
+	LogLevel     slog.Level    `default:"info" help:"Least level logged: debug, info, warn or error."`
+	LogFormat    string        `default:"text" enum:"text,json" help:"text or json."`
+	LogStore     string        `default:"wal" enum:"wal,bolt" help:"How the Raft log is stored: wal or bolt. Fixed for a data directory."`
+	RaftProfile  string        `default:"lan" enum:"lan,wan" help:"Timeouts between nodes: lan or wan."`
+	ReqTimeout   time.Duration `name:"request-timeout" default:"10s" help:"How long a request waits for a leader and its commit."`
+	MaxClockSkew time.Duration `default:"1s" help:"How far this node's clock may be off for it to answer from its own state alone."`
+}
+
+// Limits of the settings that package cluster does not know.
+const (
+	minTTL, maxTTL     = time.Second, 720 * time.Hour
+	minLease, maxLease = 100 * time.Millisecond, time.Hour
+	minBody, maxBody   = 1 << 10, 16 << 20
+	maxDrainDelay      = 15 * time.Second
+	minWait, maxWait   = time.Second, time.Hour
+)
+
+// BeforeResolve reads the YAML file, if one is named.
+func (c *serveCmd) BeforeResolve(ctx *kong.Context) error { return resolveConfigFile(ctx) }
+
+// validate reports everything that is wrong at once.
+func (c *serveCmd) validate() error {
+	var errs []error
+	wrong := func(bad bool, format string, args ...any) {
+		if bad {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	wrong(c.TTL < minTTL || c.TTL > maxTTL, "--ttl %v: use 1s to 720h", c.TTL)
+	wrong(c.Lease < minLease || c.Lease > maxLease, "--lease %v: use 100ms to 1h", c.Lease)
+	wrong(c.MaxWait < minWait || c.MaxWait > maxWait, "--max-wait %v: use 1s to 1h", c.MaxWait)
+	wrong(c.MaxBody < minBody || c.MaxBody > maxBody, "--max-body %d: use 1KiB to 16MiB", c.MaxBody)
+	wrong(c.MaxInHand < 1, "--max-in-hand %d: use at least 1", c.MaxInHand)
+	wrong(c.MaxWaiters < 0, "--max-waiters %d: use at least 0", c.MaxWaiters)
+	wrong(c.DrainDelay < 0 || c.DrainDelay > maxDrainDelay, "--drain-delay %v: use 0s to 15s", c.DrainDelay)
+	sorted := slices.Sorted(slices.Values(c.Unique))
+	wrong(slices.Contains(sorted, ""), "--unique: a name is empty")
+	wrong(len(slices.Compact(sorted)) != len(c.Unique), "--unique: a name is listed twice")
+	wrong(len(c.Unique) > 64, "--unique: %d names, at most 64", len(c.Unique))
+	errs = append(errs, c.checkAddr("--http-addr", c.HTTPAddr), c.checkAddr("--raft-addr", c.RaftAddr))
+	errs = append(errs, c.clusterConfig(nil, nil).Validate())
+	return errors.Join(errs...)
+}
+
+// checkAddr refuses an address beyond loopback: without TLS and tokens anyone
+// who reaches it could read and write every key.
+func (c *serveCmd) checkAddr(flag, addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%s %q is not host:port", flag, addr)
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return fmt.Errorf("%s %q has no valid port", flag, addr)
+	}
+	if c.Insecure || host == "localhost" || net.ParseIP(host).IsLoopback() {
+		return nil
+	}
+	return fmt.Errorf("%s %s is beyond loopback, where anyone who reaches it can read and write every key (there is no TLS and no authentication yet): use 127.0.0.1, or --insecure on a network that you trust", flag, addr)
+}
+
+func (c *serveCmd) clusterConfig(log *slog.Logger, metrics prometheus.Registerer) cluster.Config {
+	unique := slices.Sorted(slices.Values(c.Unique))
+	return cluster.Config{
+		NodeID: c.NodeID, DataDir: c.DataDir, RaftAddr: c.RaftAddr, HTTPAddr: c.HTTPAddr,
+		Peers: c.Peers, Join: c.Join,
+		LogStore: c.LogStore, Profile: c.RaftProfile,
+		RequestTimeout: c.ReqTimeout, MaxClockSkew: c.MaxClockSkew, MaxWait: c.MaxWait,
+		Settings: fmt.Sprintf("ttl=%v lease=%v unique=%q", c.TTL, c.Lease, unique),
+		Log:      log, Metrics: metrics,
+	}
+}
+
+func (c *serveCmd) apiConfig(node *cluster.Node, log *slog.Logger, metrics *prometheus.Registry) api.Config {
+	return api.Config{
+		Cluster: node, TTL: c.TTL, Lease: c.Lease, Unique: c.Unique,
+		MaxBody: int64(c.MaxBody), MaxWait: c.MaxWait, MaxInHand: c.MaxInHand, MaxWaiters: c.MaxWaiters,
+		Metrics: metrics, Gatherer: metrics, Log: log, Version: version,
+	}
+}
+
+func (c *serveCmd) logger(w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
