@@ -281,8 +281,8 @@ func (n *Node) goes(f func()) {
 // members carry the service.
 func (n *Node) fail(err error) {
 	n.fatalOnce.Do(func() {
+		n.ready.drain() // before anyone hears of it
 		n.fatal <- err
-		n.ready.drain()
 	})
 }
 
