@@ -219,16 +219,20 @@ func New(cfg Config) (http.Handler, error) {
 	return s.router, nil
 }
 
+// maxHeader is the longest head of a request, in bytes; net/http lets it be a
+// little longer.
+const maxHeader = 16 << 10
+
 // NewHTTPServer returns a server for handler with the limits on headers and
 // time that an open port needs. It sets no limit on writing, which would cut
-// off those who wait.
+// off those who wait. Have it serve a ProblemListener.
 func NewHTTPServer(handler http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		IdleTimeout:       60 * time.Second,
-		MaxHeaderBytes:    16 << 10,
+		MaxHeaderBytes:    maxHeader,
 		// What it reports are clients that break off, and handshakes that fail.
 		ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
 	}

@@ -2,11 +2,13 @@ package api
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +28,7 @@ func (s *service) listen(change ...func(*http.Server)) string {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = server.Serve(l)
+		_ = server.Serve(ProblemListener(l))
 	}()
 	s.t.Cleanup(func() {
 		server.Close()
@@ -36,7 +38,7 @@ func (s *service) listen(change ...func(*http.Server)) string {
 }
 
 // raw sends bytes and returns the answer; nil if the connection is closed
-// without one.
+// without one. A server that does neither is a failure.
 func (s *service) raw(addr, request string) *answer {
 	s.t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -49,6 +51,9 @@ func (s *service) raw(addr, request string) *answer {
 		s.t.Fatal(err)
 	}
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.t.Fatal("neither an answer nor the end of the connection")
+	}
 	if err != nil {
 		return nil
 	}
@@ -74,18 +79,25 @@ func TestRequestsOnTheWire(t *testing.T) {
 		{"a chunked one", head + "Transfer-Encoding: chunked\r\n\r\n1f\r\n" + jsonK + "\r\n0\r\n\r\n", 201, "", true},
 		{"a length and chunks, of which the chunks count", head + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n1f\r\n" + jsonK + "\r\n0\r\n\r\n", 201, "", true},
 		{"HTTP/1.0", "POST /create HTTP/1.0\r\nContent-Length: 31\r\n\r\n" + jsonK, 201, "", true},
-		{"two lengths that differ", head + "Content-Length: 31\r\nContent-Length: 30\r\n\r\n" + jsonK, 400, "", false},
-		{"a signed length", head + "Content-Length: +31\r\n\r\n" + jsonK, 400, "", false},
-		{"a negative length", head + "Content-Length: -1\r\n\r\n" + jsonK, 400, "", false},
-		{"an unknown transfer encoding", head + "Transfer-Encoding: xchunked\r\n\r\n" + jsonK, 501, "", false},
-		{"two transfer encodings", head + "Transfer-Encoding: chunked, identity\r\n\r\n" + jsonK, 501, "", false},
-		{"a NUL in a value", head + "X: a\x00b\r\nContent-Length: 31\r\n\r\n" + jsonK, 400, "", false},
-		{"a bare CR in a value", head + "X: a\rb\r\nContent-Length: 31\r\n\r\n" + jsonK, 400, "", false},
-		{"a space before the colon", head + "X : a\r\nContent-Length: 31\r\n\r\n" + jsonK, 400, "", false},
-		{"no host", "POST /create HTTP/1.1\r\nContent-Length: 31\r\n\r\n" + jsonK, 400, "", false},
-		{"two hosts", head + "Host: y\r\nContent-Length: 31\r\n\r\n" + jsonK, 400, "", false},
-		{"a huge header", head + "X: " + strings.Repeat("a", 32<<10) + "\r\nContent-Length: 31\r\n\r\n" + jsonK, 431, "", false},
-		{"a bad escape in the path", "POST /v1/keys/%zz/claim HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 400, "", false},
+		{"two lengths that differ", head + "Content-Length: 31\r\nContent-Length: 30\r\n\r\n" + jsonK, 400, "bad-request", false},
+		{"a signed length", head + "Content-Length: +31\r\n\r\n" + jsonK, 400, "bad-request", false},
+		{"a negative length", head + "Content-Length: -1\r\n\r\n" + jsonK, 400, "bad-request", false},
+		{"an unknown transfer encoding", head + "Transfer-Encoding: xchunked\r\n\r\n" + jsonK, 400, "bad-request", false},
+		{"two transfer encodings", head + "Transfer-Encoding: chunked, identity\r\n\r\n" + jsonK, 400, "bad-request", false},
+		{"a NUL in a value", head + "X: a\x00b\r\nContent-Length: 31\r\n\r\n" + jsonK, 400, "bad-request", false},
+		{"a bare CR in a value", head + "X: a\rb\r\nContent-Length: 31\r\n\r\n" + jsonK, 400, "bad-request", false},
+		{"a space before the colon", head + "X : a\r\nContent-Length: 31\r\n\r\n" + jsonK, 400, "bad-request", false},
+		{"no host", "POST /create HTTP/1.1\r\nContent-Length: 31\r\n\r\n" + jsonK, 400, "bad-request", false},
+		{"two hosts", head + "Host: y\r\nContent-Length: 31\r\n\r\n" + jsonK, 400, "bad-request", false},
+		{"a huge header", head + "X: " + strings.Repeat("a", 32<<10) + "\r\nContent-Length: 31\r\n\r\n" + jsonK, 413, "too-large", false},
+		{"a key of 64 KiB", head + "Idempotency-Key: " + strings.Repeat("k", 64<<10) + "\r\nContent-Length: 10\r\n\r\n" + `{"data":1}`, 413, "too-large", false},
+		{"a NUL in a key", head + "Idempotency-Key: a\x00\r\nContent-Length: 10\r\n\r\n" + `{"data":1}`, 400, "bad-request", false},
+		{"a DEL in a key", head + "Idempotency-Key: a\x7f\r\nContent-Length: 10\r\n\r\n" + `{"data":1}`, 400, "bad-request", false},
+		{"an expectation that is not known", head + "Expect: 200-ok\r\nContent-Length: 31\r\n\r\n" + jsonK, 400, "bad-request", false},
+		{"another version of HTTP", "POST /create HTTP/3.0\r\nHost: x\r\nContent-Length: 31\r\n\r\n" + jsonK, 400, "bad-request", false},
+		{"no version of HTTP", "POST /create\r\n\r\n", 400, "bad-request", false},
+		{"no HTTP", "\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400, "bad-request", false},
+		{"a bad escape in the path", "POST /v1/keys/%zz/claim HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 400, "bad-request", false},
 		{"a bare LF behind a chunk's size", head + "Transfer-Encoding: chunked\r\n\r\n1f\n" + jsonK + "\r\n0\r\n\r\n", 400, "bad-request", false},
 		{"a chunk's size that is no number", head + "Transfer-Encoding: chunked\r\n\r\nzz\r\n" + jsonK + "\r\n0\r\n\r\n", 400, "bad-request", false},
 		{"a chunk longer than its size", head + "Transfer-Encoding: chunked\r\n\r\n10\r\n" + jsonK + "\r\n0\r\n\r\n", 400, "bad-request", false},
@@ -148,6 +160,9 @@ func TestABodyThatBreaksOffClaimsNothing(t *testing.T) {
 
 func TestASlowBodyClaimsNothing(t *testing.T) {
 	s := newService(t)
+	if NewHTTPServer(s.handler).ReadTimeout != 30*time.Second {
+		t.Error("no limit on the time of a body")
+	}
 	addr := s.listen(func(server *http.Server) { server.ReadTimeout = 50 * time.Millisecond })
 	a := s.raw(addr, "POST /create HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"+jsonK)
 	if a != nil {

@@ -71,7 +71,7 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 // serve runs server until ctx ends, and then stops everything in order.
 func (c *serveCmd) serve(ctx context.Context, server *http.Server, listener net.Listener, node *cluster.Node, log *slog.Logger) error {
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	go func() { served <- server.Serve(api.ProblemListener(listener)) }()
 	var fault error
 	select {
 	case <-ctx.Done():
