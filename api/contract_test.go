@@ -135,14 +135,19 @@ func TestRequestsOfPagesOfAnotherOriginAreRefused(t *testing.T) {
 				s.send("POST", "/create", `{"idempotencyKey":"k","data":1}`, tt.headers...),
 				s.send("POST", "/v1/keys/a/claim", "", tt.headers...),
 				s.send("DELETE", "/v1/keys/a?force=true", "", tt.headers...),
+				s.send("GET", "/v1/keys", "", tt.headers...),
+				s.send("GET", "/v1/backup", "", tt.headers...),
+				s.send("HEAD", "/v1/cluster/state", "", tt.headers...),
 			} {
+				a.wantsHeader("Access-Control-Allow-Origin", "")
 				if !tt.ok {
 					a.wantsProblem(403, "forbidden")
 				} else if a.status >= 300 {
 					t.Errorf("refused: %d %s", a.status, a.body)
 				}
 			}
-			s.send("GET", "/v1/cluster", "", tt.headers...).wants(200).wantsHeader("Access-Control-Allow-Origin", "")
+			s.send("GET", "/livez", "", tt.headers...).wants(200)
+			s.send("GET", "/ui/", "", tt.headers...).wants(200)
 		})
 	}
 }
@@ -226,15 +231,43 @@ func TestAllWellIsNotLogged(t *testing.T) {
 	}
 }
 
-func TestAClientThatHungUpIsNotLogged(t *testing.T) {
+func TestAClientThatHungUpIsNoFaultOfTheCluster(t *testing.T) {
+	for name, err := range map[string]error{
+		"while it waited": context.Canceled, "while its command was under way": fmt.Errorf("commit: %w", cluster.ErrUnavailable),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newService(t)
+			s.node.err = err
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			s.serve(httptest.NewRequest("POST", "/v1/keys/k/claim", nil).WithContext(ctx))
+			if s.log.Len() > 0 {
+				t.Errorf("log:\n%s", s.log)
+			}
+			s.node.err = nil
+			got := s.send("GET", "/metrics", "").wants(200).body
+			for _, line := range []string{
+				`onced_http_requests_total{method="POST",route="/v1/keys/{key}/claim",status="499"} 1`,
+				`onced_claims_total{outcome="hung-up",surface="keys"} 1`,
+			} {
+				if !strings.Contains(got, line+"\n") {
+					t.Errorf("no line %s", line)
+				}
+			}
+			if strings.Contains(got, `"503"`) || strings.Contains(got, "unavailable") {
+				t.Error("it counts as a fault of the cluster")
+			}
+		})
+	}
+}
+
+func TestAFailureIsLoggedAlsoIfTheClientHungUp(t *testing.T) {
 	s := newService(t)
-	s.post("claim", "").wants(201)
+	s.node.err = errBroken
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	r := httptest.NewRequest("POST", "/v1/keys/k/claim", nil).WithContext(ctx)
-	r.Header.Set("Prefer", "wait=30")
-	s.serve(r)
-	if s.log.Len() > 0 {
+	s.serve(httptest.NewRequest("POST", "/v1/keys/k/claim", nil).WithContext(ctx)).wantsProblem(500, "internal")
+	if !strings.Contains(s.log.String(), errBroken.Error()) {
 		t.Errorf("log:\n%s", s.log)
 	}
 }

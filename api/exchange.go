@@ -92,11 +92,11 @@ func (s *server) dispatch(x *exchange, route *route) error {
 		x.Header().Set("Allow", route.allow)
 		return ProblemMethodNotAllowed
 	}
-	if err := s.origins.Check(x.r); err != nil {
-		return ProblemForbidden.With("requests from pages of another origin are refused")
-	}
 	if m.access == forAnyone {
 		return m.handle(s, x)
+	}
+	if err := s.checkOrigin(x.r); err != nil {
+		return ProblemForbidden.With("requests from pages of another origin are refused")
 	}
 	defer s.inHand.Add(-1)
 	if s.inHand.Add(1) > int64(s.cfg.MaxInHand) {
@@ -114,6 +114,18 @@ func (s *server) dispatch(x *exchange, route *route) error {
 		return err
 	}
 	return m.handle(s, x)
+}
+
+// checkOrigin refuses what a page of another origin has a browser send. Reading
+// counts too, which net/http would let through: the page could not see the
+// answer, but have the node read a backup or fill the log with reads.
+func (s *server) checkOrigin(r *http.Request) error {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		asWrite := *r
+		asWrite.Method = http.MethodPost
+		r = &asWrite
+	}
+	return s.origins.Check(r)
 }
 
 // parseQuery refuses parameters that would have no effect: a misspelt one
@@ -151,7 +163,7 @@ func (x *exchange) pathVar(name string) (string, error) {
 // client's fault.
 func (s *server) refuse(x *exchange, template string, err error) {
 	p := problemOf(err)
-	gone := x.r.Context().Err() != nil && errors.Is(err, context.Canceled)
+	gone := x.hungUp() && errors.Is(p, ProblemUnavailable)
 	if p.Status >= http.StatusInternalServerError && !gone {
 		s.logFailure(x, template, p, err)
 	}
@@ -163,7 +175,18 @@ func (s *server) refuse(x *exchange, template string, err error) {
 		x.Header().Set("WWW-Authenticate", "Bearer")
 	}
 	p.Write(x)
+	if gone {
+		x.status = statusHungUp
+	}
 }
+
+// statusHungUp is what the metrics count for a client that did not wait for its
+// answer: no fault of the cluster, as a 503 would say.
+const statusHungUp = 499
+
+// hungUp reports whether the client has gone. It is then that which ended the
+// wait for the cluster, whatever the error says.
+func (x *exchange) hungUp() bool { return errors.Is(x.r.Context().Err(), context.Canceled) }
 
 func (s *server) logFailure(x *exchange, template string, p *Problem, err error) {
 	attrs := []any{"route", template, "method", x.r.Method, "problem", p.Slug}

@@ -21,7 +21,7 @@ type metrics struct {
 func newMetrics(to prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "onced_http_requests_total", Help: "Requests answered, by route, method and status.",
+			Name: "onced_http_requests_total", Help: "Requests answered, by route, method and status; 499 is a client that hung up.",
 		}, []string{"route", "method", "status"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "onced_http_request_seconds", Help: "Time from a request's header to its answer, by route.",
@@ -60,9 +60,11 @@ var outcomeNames = map[fsm.Code]string{
 }
 
 // claimed counts what came out of a claim or a create.
-func (m *metrics) claimed(surface fsm.Surface, o *fsm.Outcome, err error) {
+func (m *metrics) claimed(surface fsm.Surface, o *fsm.Outcome, err error, hungUp bool) {
 	outcome := outcomeNames[o.GetCode()]
 	switch {
+	case err != nil && hungUp:
+		outcome = "hung-up"
 	case err != nil:
 		outcome = "unavailable"
 	case outcome == "":

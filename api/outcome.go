@@ -25,7 +25,7 @@ func (s *server) begin(x *exchange, c *fsm.Command) (*fsm.Outcome, error) {
 		}
 	}
 	o, err := s.cluster.Begin(x.r.Context(), c, wait)
-	s.met.claimed(c.Surface, o, err)
+	s.met.claimed(c.Surface, o, err, x.hungUp())
 	if err != nil {
 		return nil, fmt.Errorf("begin: %w", err)
 	}
