@@ -311,6 +311,27 @@ func (s *service) checkDocumented(r *http.Request, a *answer) {
 	if err != nil {
 		s.t.Errorf("%s %s answers what is not documented: %v\n%d %v\n%s", r.Method, r.URL, err, a.status, a.header, a.body)
 	}
+	for _, name := range contractHeaders {
+		if a.header.Get(name) != "" && !hasHeader(item.GetOperation(method), a.status, name) {
+			s.t.Errorf("%s %s answers %d with the header %s, which is not documented", r.Method, r.URL, a.status, name)
+		}
+	}
+}
+
+// contractHeaders are those that clients go by.
+var contractHeaders = []string{"Idempotency-Key", "Idempotency-Ttl", "Idempotent-Replayed", "Location", "Preference-Applied", "Retry-After", "Www-Authenticate"}
+
+func hasHeader(operation *openapi3.Operation, status int, name string) bool {
+	response := operation.Responses.Status(status)
+	if response == nil {
+		return false
+	}
+	for documented := range response.Value.Headers {
+		if http.CanonicalHeaderKey(documented) == name {
+			return true
+		}
+	}
+	return false
 }
 
 func (a *answer) wants(status int) *answer {

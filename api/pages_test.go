@@ -93,6 +93,7 @@ func TestAnAnswerThatIsNotDocumentedIsNoticed(t *testing.T) {
 		"a missing member":      {t, 201, good.header, `{}`},
 		"a type":                {t, 201, good.header, strings.Replace(good.body, `"fence":1`, `"fence":"1"`, 1)},
 		"a time with an offset": {t, 201, good.header, strings.Replace(good.body, "Z", "+01:00", 1)},
+		"a header":              {t, 201, http.Header{"Content-Type": {"application/json"}, "Idempotent-Replayed": {"true"}}, good.body},
 		"a media type":          {t, 201, http.Header{"Content-Type": {"text/plain"}}, good.body},
 	} {
 		f := &faults{TB: t}
