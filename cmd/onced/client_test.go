@@ -67,6 +67,9 @@ func TestEachCommandIsOneCall(t *testing.T) {
 		"key get k":                             `GET /v1/keys/k`,
 		"key get k --local":                     `GET /v1/keys/k?consistency=local`,
 		"key list":                              `GET /v1/keys?limit=100`,
+		"key resolve k --retry --fence 0":       `POST /v1/keys/k/resolve {"fence":0,"retry":true}`,
+		"key claim k --lease 0s --ttl 0s":       `POST /v1/keys/k/claim {"lease":"0s","ttl":"0s"}`,
+		"key forget k --fence 0":                `DELETE /v1/keys/k?fence=0`,
 		"key forget k":                          `DELETE /v1/keys/k`,
 		"key forget k --fence 7 --force":        `DELETE /v1/keys/k?fence=7&force=true`,
 		"node add n4 127.0.0.1:7004":            `POST /v1/cluster/nodes {"id":"n4","raft_addr":"127.0.0.1:7004","voter":true}`,
@@ -86,6 +89,19 @@ func TestEachCommandIsOneCall(t *testing.T) {
 		}
 		if s.got != want {
 			t.Errorf("%s:\n got %s\nwant %s", line, s.got, want)
+		}
+	}
+}
+
+func TestWhatIsNotTextIsNotSentAsOtherText(t *testing.T) {
+	s := newStandIn(t, 201, `{}`)
+	for _, args := range [][]string{
+		{"key", "claim", "k", "--fingerprint", "a\xff"},
+		{"key", "claim", "k", "--attempt-id", "a\xff"},
+		{"key", "complete", "k", "--fence", "1", "--status", "200", "--body", "\xff"},
+	} {
+		if _, err := s.onced(t, "", args...); err == nil || !strings.Contains(err.Error(), "UTF-8") || s.got != "" {
+			t.Errorf("%q: error %v, sent %q", args, err, s.got)
 		}
 	}
 }

@@ -48,11 +48,11 @@ type fence struct {
 
 type keyClaimCmd struct {
 	oneKey
-	Fingerprint string        `help:"What makes two requests the same request."`
-	AttemptID   string        `name:"attempt-id" help:"Name of this attempt: repeated, it gets the same grant."`
-	Lease       time.Duration `help:"How long the claim stands without renewal."`
-	TTL         time.Duration `name:"ttl" help:"How long the finished key is kept."`
-	OnLapse     string        `enum:",retry,block" default:"" help:"What a lapsed claim means for the next one: retry or block."`
+	Fingerprint string         `help:"What makes two requests the same request."`
+	AttemptID   string         `name:"attempt-id" help:"Name of this attempt: repeated, it gets the same grant."`
+	Lease       *time.Duration `help:"How long the claim stands without renewal."`
+	TTL         *time.Duration `name:"ttl" help:"How long the finished key is kept."`
+	OnLapse     string         `enum:",retry,block" default:"" help:"What a lapsed claim means for the next one: retry or block."`
 }
 
 // Run prints the grant, or the record if the key is completed.
@@ -69,7 +69,7 @@ func (c *keyClaimCmd) Run(s *session) error {
 type keyRenewCmd struct {
 	oneKey
 	fence
-	Lease time.Duration `help:"How long the claim stands from now."`
+	Lease *time.Duration `help:"How long the claim stands from now."`
 }
 
 // Run prints the new end of the lease.
@@ -117,15 +117,15 @@ func (c *keyFailCmd) Run(s *session) error {
 type keyResolveCmd struct {
 	oneKey
 	response
-	Fence uint64 `help:"Fence of the record, if only that one is to be settled."`
-	Retry bool   `help:"Let the next claim run it again, instead of recording a response."`
+	Fence *uint64 `help:"Fence of the record, if only that one is to be settled."`
+	Retry bool    `help:"Let the next claim run it again, instead of recording a response."`
 }
 
 // Run prints the completed record, or nothing with --retry.
 func (c *keyResolveCmd) Run(s *session) error {
 	body := members{}
-	if c.Fence != 0 {
-		body["fence"] = c.Fence
+	if c.Fence != nil {
+		body["fence"] = *c.Fence
 	}
 	if c.Retry {
 		if c.Status != 0 || len(c.Header) > 0 || c.Body != "" {
@@ -177,15 +177,15 @@ func (c *keyListCmd) Run(s *session) error {
 
 type keyForgetCmd struct {
 	oneKey
-	Fence uint64 `help:"Fence of the record, if only that one is to be removed."`
-	Force bool   `help:"Remove it even while a claim stands."`
+	Fence *uint64 `help:"Fence of the record, if only that one is to be removed."`
+	Force bool    `help:"Remove it even while a claim stands."`
 }
 
 // Run prints nothing when the record is gone.
 func (c *keyForgetCmd) Run(s *session) error {
 	query := url.Values{}
-	if c.Fence != 0 {
-		query.Set("fence", strconv.FormatUint(c.Fence, 10))
+	if c.Fence != nil {
+		query.Set("fence", strconv.FormatUint(*c.Fence, 10))
 	}
 	if c.Force {
 		query.Set("force", "true")
@@ -195,7 +195,7 @@ func (c *keyForgetCmd) Run(s *session) error {
 
 // response is the recorded answer, given by flags.
 type response struct {
-	Status int      `help:"Status of the response: 100 to 599."`
+	Status int      `help:"Status of the response: 200 to 599."`
 	Header []string `sep:"none" help:"Header of the response, repeatable." placeholder:"NAME:VALUE"`
 	Body   string   `help:"Body of the response; @FILE reads it from a file, @- from standard input."`
 }
@@ -256,8 +256,8 @@ func (m members) set(name, value string) {
 	}
 }
 
-func (m members) setDuration(name string, d time.Duration) {
-	if d != 0 {
+func (m members) setDuration(name string, d *time.Duration) {
+	if d != nil {
 		m[name] = d.String()
 	}
 }

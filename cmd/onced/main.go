@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 )
@@ -60,6 +61,13 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 // parse fills c. The command that it returns is nil where the line asked for
 // help, which has been printed then.
 func parse(c *cli, args []string, stdout io.Writer) (*kong.Context, error) {
+	// Kong would put U+FFFD for what is no text: two keys, or two
+	// fingerprints, that differ could so become the same.
+	for _, arg := range args {
+		if !utf8.ValidString(arg) {
+			return nil, fmt.Errorf("the argument %+q is not valid UTF-8: give a body that is no text as --body @FILE", arg)
+		}
+	}
 	helped := false
 	parser, err := kong.New(c,
 		kong.Name("onced"),
