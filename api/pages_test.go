@@ -41,6 +41,11 @@ func TestTheDocumentIsValidAndCoversEveryRoute(t *testing.T) {
 					t.Errorf("%s: the parameter %s is not documented", name, parameter)
 				}
 			}
+			for _, p := range doc.Paths.Value(r.template()).GetOperation(method).Parameters {
+				if p.Value.In == "query" && !slices.Contains(m.query, p.Value.Name) {
+					t.Errorf("%s: the parameter %s is documented, but not known", name, p.Value.Name)
+				}
+			}
 		}
 	}
 	for name := range documented {
