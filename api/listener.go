@@ -5,34 +5,66 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
+	"sync/atomic"
 )
 
-// ProblemListener returns l with one difference to its connections: what
-// net/http answers by itself, in plain text and before any handler, to a
-// request that it cannot read, is a problem there as every other error is.
+// ProblemListener returns l with two differences to its connections.
 //
+// What net/http answers by itself, in plain text and before any handler, to a
+// request that it cannot read, is a problem there as every other error is.
 // Nothing else sees those requests, so it is done where the bytes go out. It
 // knows plain HTTP over TCP only.
-func ProblemListener(l net.Listener) net.Listener { return problemListener{l} }
+//
+// At most limit are open at once. One more is told so and closed: idle clients
+// must not use up the files that the store needs to go on.
+func ProblemListener(l net.Listener, limit int) net.Listener {
+	return &problemListener{Listener: l, limit: int64(limit)}
+}
 
-type problemListener struct{ net.Listener }
+type problemListener struct {
+	net.Listener
+	limit int64
+	open  atomic.Int64
+}
 
-// Accept waits for the next connection.
-func (l problemListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		conn = problemConn{tcp}
+// Accept waits for the next connection within the limit.
+func (l *problemListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		tcp, ok := conn.(*net.TCPConn)
+		if !ok {
+			return conn, nil
+		}
+		if l.open.Add(1) <= l.limit {
+			return &problemConn{tcp, sync.OnceFunc(func() { l.open.Add(-1) })}, nil
+		}
+		l.open.Add(-1)
+		// Whoever does not get to read this sees a closed connection.
+		_, _ = tcp.Write(ProblemOverloaded.With("this node has as many connections as it may: nothing was claimed, retry later").wire())
+		_ = tcp.Close()
 	}
-	return conn, err
 }
 
 // problemConn keeps all of a TCP connection: net/http closes the writing half
 // of it alone where the rest of a request is still under way.
-type problemConn struct{ *net.TCPConn }
+type problemConn struct {
+	*net.TCPConn
+	closed func()
+}
+
+// Close makes room for another connection.
+func (c *problemConn) Close() error {
+	defer c.closed()
+	return c.TCPConn.Close()
+}
 
 // Write sends b, or the problem that it is in plain text. net/http writes each
 // of its own answers at once.
-func (c problemConn) Write(b []byte) (int, error) {
+func (c *problemConn) Write(b []byte) (int, error) {
 	p := problemOfPlain(b)
 	if p == nil {
 		return c.TCPConn.Write(b)
@@ -78,7 +110,10 @@ func problemOfPlain(b []byte) *Problem {
 // wire returns p as the last answer of a connection.
 func (p *Problem) wire() []byte {
 	body := p.append(nil)
-	head := fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nX-Content-Type-Options: nosniff\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
+	b := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nX-Content-Type-Options: nosniff\r\nContent-Length: %d\r\nConnection: close\r\n",
 		p.Status, http.StatusText(p.Status), len(body))
-	return append([]byte(head), body...)
+	if p.RetryAfter > 0 {
+		b = fmt.Appendf(b, "Retry-After: %d\r\n", p.RetryAfter)
+	}
+	return append(append(b, "\r\n"...), body...)
 }

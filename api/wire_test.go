@@ -28,7 +28,7 @@ func (s *service) listen(change ...func(*http.Server)) string {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = server.Serve(ProblemListener(l))
+		_ = server.Serve(ProblemListener(l, 2))
 	}()
 	s.t.Cleanup(func() {
 		server.Close()
@@ -286,6 +286,42 @@ func TestAConnectionServesManyRequests(t *testing.T) {
 		res.Body.Close()
 		if res.ContentLength < 0 || res.Close {
 			t.Errorf("%s: length %d, close %v", body, res.ContentLength, res.Close)
+		}
+	}
+}
+
+func TestOneConnectionTooManyIsToldSo(t *testing.T) {
+	s := newService(t)
+	addr := s.listen() // two at once
+	const request = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+	var open []net.Conn
+	for range 2 {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, request); err != nil {
+			t.Fatal(err)
+		}
+		// The answer shows that the connection was accepted.
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || res.StatusCode != 200 {
+			t.Fatalf("answer %v, %v", res, err)
+		}
+		res.Body.Close()
+		open = append(open, conn)
+	}
+	// Nothing is sent, so that nothing unread can reset the connection.
+	s.raw(addr, "").wantsHeader("Retry-After", "1").wantsProblem(503, "overloaded")
+	open[0].Close()
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		a := s.raw(addr, request)
+		if a != nil && a.status == 200 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a closed connection makes no room")
 		}
 	}
 }

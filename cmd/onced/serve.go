@@ -71,7 +71,7 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 // serve runs server until ctx ends, and then stops everything in order.
 func (c *serveCmd) serve(ctx context.Context, server *http.Server, listener net.Listener, node *cluster.Node, log *slog.Logger) error {
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(api.ProblemListener(listener)) }()
+	go func() { served <- server.Serve(api.ProblemListener(listener, maxConnections())) }()
 	var fault error
 	select {
 	case <-ctx.Done():
@@ -88,6 +88,18 @@ func (c *serveCmd) serve(ctx context.Context, server *http.Server, listener net.
 		fault = fmt.Errorf("close node: %w", err)
 	}
 	return fault
+}
+
+// maxConnections is how many clients may be connected at once: they get half of
+// the files that the process may have open, and the store, the log and the
+// peers the other half.
+func maxConnections() int {
+	const most = 16384
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return most
+	}
+	return int(min(max(files.Cur/2, 1), most))
 }
 
 // closeNode closes the node, but does not wait for ever for a disk that hangs:

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -221,5 +222,15 @@ func TestFiftyClientsWithOneKeyOnThreeNodesRunItOnce(t *testing.T) {
 	}
 	if a := <-completed; a.status != http.StatusOK {
 		t.Errorf("completed %+v", a)
+	}
+}
+
+func TestClientsLeaveHalfOfTheFilesToTheStore(t *testing.T) {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		t.Fatal(err)
+	}
+	if n := maxConnections(); n < 1 || uint64(n) > max(files.Cur/2, 1) || n > 16384 {
+		t.Errorf("%d connections with %d files", n, files.Cur)
 	}
 }
