@@ -11,6 +11,9 @@ import (
 //
 // The leader stamps the highest time that a majority of the voters' clocks
 // have reached, so no single clock can end anything early or hold time back.
+// A voter that was not heard in this term is taken to be where cluster time
+// was, and has run on to: else, while it is away, one clock an hour behind would
+// hold time back, and leases granted meanwhile would end at once when it is back.
 type clock struct {
 	wall func() time.Time // may be wrong, and may step
 	self string
@@ -97,6 +100,11 @@ func (c *clock) majority() (int64, bool) {
 	quorum := len(c.voters)/2 + 1
 	if len(c.voters) == 0 || len(times) < quorum {
 		return 0, false
+	}
+	if !c.heard.at.IsZero() {
+		for at := c.heard.now(); len(times) < len(c.voters); {
+			times = append(times, at)
+		}
 	}
 	slices.Sort(times)
 	return times[len(times)-quorum], true

@@ -45,6 +45,42 @@ func TestStampIsTheHighestTimeThatAMajorityHasReached(t *testing.T) {
 	}
 }
 
+func TestAVoterThatIsAwayIsWhereClusterTimeWas(t *testing.T) {
+	const hour = time.Hour
+	for _, tt := range []struct {
+		name  string
+		own   time.Duration
+		other time.Duration // the voter that is heard
+		told  time.Duration // cluster time, as the leader before told it
+		want  time.Duration
+	}{
+		{"the other is an hour behind", 0, -hour, 0, 0},
+		{"the other is an hour ahead", 0, hour, 0, 0},
+		{"the leader is an hour behind", -hour, 0, 0, 0},
+		{"the leader is an hour ahead", hour, 0, 0, 0},
+		{"cluster time was behind", 0, 0, -hour, 0},
+		{"cluster time was ahead", 0, 0, hour, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newClock("a", func() time.Time { return time.Now().Add(tt.own) })
+				c.setVoters([]string{"a", "b", "away"})
+				c.hear(time.Now().Add(tt.told).UnixMilli())
+				time.Sleep(10 * time.Minute) // without a leader: all clocks run on
+				c.reset()
+				if _, ok := c.stamp(); ok {
+					t.Error("stamp has a time before a majority was heard")
+				}
+				c.read("b", time.Now().Add(tt.other).UnixMilli())
+				got, ok := c.stamp()
+				if want := time.Now().Add(tt.want).UnixMilli(); !ok || got != want {
+					t.Errorf("stamp is %v from true time (%v), want %v", time.Duration(got-time.Now().UnixMilli())*time.Millisecond, ok, tt.want)
+				}
+			})
+		})
+	}
+}
+
 func TestANewTermForgetsTheClocksOfTheLast(t *testing.T) {
 	c := newClock("a", time.Now)
 	c.setVoters([]string{"a", "b", "c"})
