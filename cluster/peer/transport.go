@@ -88,12 +88,12 @@ func (t *Transport) Addr() net.Addr { return t.listener.Addr() }
 // Close closes the listener and every connection, and waits for all that the
 // transport runs.
 func (t *Transport) Close() error {
+	t.cancel()
 	t.mu.Lock()
 	t.closed = true
 	open := t.conns
 	t.conns = map[*conn]struct{}{}
 	t.mu.Unlock()
-	t.cancel()
 	err := t.listener.Close()
 	for c := range open {
 		_ = c.Conn.Close()
@@ -219,9 +219,12 @@ func (t *Transport) accept() {
 			continue
 		}
 		if !t.take(c) {
+			_ = c.Close()
+			if t.ctx.Err() != nil {
+				return
+			}
 			t.say(slog.LevelWarn, "limit", "too many connections on the peer address: new ones are closed",
 				"unproven at most", t.cfg.maxPending, "all at most", t.cfg.maxConns)
-			_ = c.Close()
 		}
 	}
 }

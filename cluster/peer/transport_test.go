@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
@@ -294,6 +295,52 @@ func TestConnectionsAreBounded(t *testing.T) {
 		wantEcho(t, c, "n2")
 	}
 	wantHungUp(t, open())
+}
+
+// lateListener accepts one connection while it is closed.
+type lateListener struct {
+	net.Listener
+	late   chan net.Conn
+	closed chan struct{}
+}
+
+func (l *lateListener) Accept() (net.Conn, error) {
+	<-l.closed
+	if c, ok := <-l.late; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (l *lateListener) Close() error {
+	near, far := net.Pipe()
+	l.late <- near
+	close(l.late)
+	close(l.closed)
+	_, _ = far.Read(make([]byte, 1)) // until it is hung up
+	return l.Listener.Close()
+}
+
+func TestAConnectionThatComesWhileTheNodeStopsIsNoNews(t *testing.T) {
+	s := newSite(t, "n1")
+	n1 := s.nodes["n1"]
+	l := &lateListener{Listener: n1.port.release(), late: make(chan net.Conn, 1), closed: make(chan struct{})}
+	n1.port = nil
+	var err error
+	if n1.dir, err = OpenDir(n1.path, n1.id); err != nil {
+		t.Fatal(err)
+	}
+	defer n1.dir.Close()
+	tr, err := Listen(Config{Dir: n1.dir, NodeID: n1.id, Addr: n1.addr, Peers: n1.list, Listener: l, Log: slog.New(slog.NewTextHandler(n1.logs, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Close(); err != nil {
+		t.Error(err)
+	}
+	if said := n1.logs.String(); said != "" {
+		t.Errorf("it said %s", said)
+	}
 }
 
 func TestPortThatIsTakenIsNamed(t *testing.T) {
