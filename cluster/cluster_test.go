@@ -174,10 +174,13 @@ func TestABlockedLapseIsUnknownUntilResolved(t *testing.T) {
 func TestExpiredRecordsAreSweptEvenASingleOne(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	claim := claimOf("brief", "", time.Minute, fsm.OnLapse_RETRY)
-	claim.Ttl = 3000
+	claim.Ttl = (30 * time.Minute).Milliseconds()
 	granted := c.begin(0, claim, 0, fsm.Code_GRANTED)
 	c.complete(1, "brief", granted.Record.Fence, "x")
 	c.begin(2, claimOf("brief", "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_REPLAY)
+	for i := range c.skews {
+		c.skews[i].Store(int64(time.Hour))
+	}
 	eventually(t, "the record to be swept on every node", func() bool {
 		for _, n := range c.nodes {
 			if n.Meta().Completed != 0 {
@@ -204,8 +207,10 @@ func TestACommandWaitsForALeaderAndOutlivesItsLoss(t *testing.T) {
 					return
 				default:
 				}
-				if _, err := c.nodes[follower].Begin(t.Context(), claimOf(fmt.Sprintf("w%d-%d", w, k), "", time.Minute, fsm.OnLapse_RETRY), 0); err != nil {
-					t.Errorf("a claim failed: %v", err)
+				// A resend under another request id would find the key in flight.
+				o, err := c.nodes[follower].Begin(t.Context(), claimOf(fmt.Sprintf("w%d-%d", w, k), "", time.Minute, fsm.OnLapse_RETRY), 0)
+				if err != nil || o.Code != fsm.Code_GRANTED {
+					t.Errorf("a claim failed: %v %v", o.GetCode(), err)
 					return
 				}
 			}
@@ -224,7 +229,6 @@ func TestACommandWaitsForALeaderAndOutlivesItsLoss(t *testing.T) {
 
 func TestWithoutAMajorityAClaimIsUnavailableAndRunsNothing(t *testing.T) {
 	c := startCluster(t, 3, func(cfg *Config) { cfg.RequestTimeout = time.Second })
-	c.begin(0, claimOf("before", "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED)
 	c.stop(1)
 	c.stop(2)
 	if _, err := c.nodes[0].Begin(t.Context(), claimOf("during", "", time.Hour, fsm.OnLapse_BLOCK), 0); !errors.Is(err, ErrUnavailable) {
@@ -238,6 +242,21 @@ func TestWithoutAMajorityAClaimIsUnavailableAndRunsNothing(t *testing.T) {
 		rec := c.read(1, "during")
 		return rec == nil
 	})
+}
+
+func TestALeaderThatDrainsHandsOnAndForwards(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	at := c.leader()
+	if err := c.nodes[at].Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if c.nodes[at].raft.State() == raft.Leader {
+		t.Error("it leads still: the others would have to miss it first")
+	}
+	if c.nodes[at].Ready() == nil {
+		t.Error("it is ready still")
+	}
+	c.begin(at, claimOf("k", "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED)
 }
 
 func TestABarrierSeesWhatWasCommittedBefore(t *testing.T) {

@@ -154,6 +154,35 @@ func TestALeaderWhoseLogDiskHangsIsReplacedAndNothingIsLost(t *testing.T) {
 	}
 }
 
+// The claim is in every log, and its sender is told 503 before any of them is
+// durable: whoever leads next commits it.
+func TestAClaimThatWasCommittedAfterIts503IsReleased(t *testing.T) {
+	disks := hangingDisks(3)
+	c := startCluster(t, 3, func(cfg *Config) {
+		cfg.logOptions = logstore.Options{FS: disks[cfg.NodeID], HangLimit: time.Hour}
+		cfg.RequestTimeout = 2 * time.Second // by then its leader has stepped down
+	})
+	at := c.leader()
+	var followers []*hangingDisk
+	for i := range c.nodes {
+		if i != at {
+			disk := disks[c.peers[i].ID]
+			disk.freeze(t)
+			followers = append(followers, disk)
+		}
+	}
+	if _, err := c.nodes[at].Begin(t.Context(), claimOf("k", "", time.Hour, fsm.OnLapse_BLOCK), 0); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("the claim: %v, want ErrUnavailable", err)
+	}
+	for _, disk := range followers {
+		disk.thaw()
+	}
+	eventually(t, "the grant to be given and released", func() bool {
+		m := c.nodes[at].Meta()
+		return m.Fence > 0 && m.Claimed == 0
+	})
+}
+
 func TestALogDiskThatHangsForTooLongStopsItsNode(t *testing.T) {
 	disks := hangingDisks(1)
 	c := startCluster(t, 1, func(cfg *Config) {

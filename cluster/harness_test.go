@@ -67,8 +67,9 @@ func freeAddr(t testing.TB) string {
 func (c *trio) config(i int) Config {
 	cfg := Config{
 		NodeID: c.peers[i].ID, DataDir: c.dirs[i], RaftAddr: c.peers[i].Addr, HTTPAddr: "127.0.0.1:1",
-		Log:   slog.New(slog.NewTextHandler(testWriter{c.t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
-		Clock: func() time.Time { return time.Now().Add(time.Duration(c.skews[i].Load())) },
+		Log:            slog.New(slog.NewTextHandler(testWriter{c.t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		RequestTimeout: patience,
+		Clock:          func() time.Time { return time.Now().Add(time.Duration(c.skews[i].Load())) },
 	}
 	if len(c.peers) > 1 {
 		cfg.Peers = c.peers

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -36,6 +37,40 @@ func TestTheLeaderIsRemovedThroughAnyNode(t *testing.T) {
 			c.stop(removed)
 		})
 	}
+}
+
+func TestANodeThatIsAwayIsRemovedAndAnotherTakesItsPlace(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	away := c.follower()
+	c.stop(away)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	other := 3 - away - c.leader()
+	if err := c.nodes[other].RemoveNode(ctx, c.peers[away].ID); err != nil {
+		t.Fatal(err)
+	}
+	cfg := c.config(away)
+	cfg.NodeID, cfg.DataDir, cfg.RaftAddr, cfg.Peers, cfg.Join = "n4", t.TempDir(), freeAddr(t), nil, c.peers[other].Addr
+	heir, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer heir.Close()
+	if err := c.nodes[other].AddNode(ctx, "n4", cfg.RaftAddr, true); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new node to be ready", func() bool { return heir.Ready() == nil })
+	c.start(away) // it does not know yet
+	for k := range 10 {
+		c.begin(other, claimOf(fmt.Sprintf("k%d", k), "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED)
+	}
+	if c.nodes[away].Ready() == nil {
+		t.Error("the node that was removed is ready")
+	}
+	if rec, err := c.nodes[away].Lookup("default", "k0"); rec != nil || err != nil {
+		t.Errorf("the node that was removed is told what happens: %v %v", rec, err)
+	}
+	c.stop(away)
 }
 
 func TestALearnerIsAddedNeverLeadsAndIsRemoved(t *testing.T) {

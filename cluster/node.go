@@ -344,8 +344,9 @@ func (n *Node) Drain(ctx context.Context) error {
 }
 
 // closeTimeout bounds the wait for raft, which may never end a future or an
-// RPC (hashicorp/raft#498).
-const closeTimeout = 5 * time.Second
+// RPC (hashicorp/raft#498). It is long: what raft has not ended by then goes on
+// beside files that are closed. Who cannot wait bounds the wait for Close.
+const closeTimeout = 20 * time.Second
 
 // Close stops the node and waits for all that it started. While a disk hangs
 // it does not return.

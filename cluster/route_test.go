@@ -158,6 +158,48 @@ func TestACommandDoesNotWaitForWhoLedBefore(t *testing.T) {
 	})
 }
 
+func TestAResendIsTheSameCommand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(Config{NodeID: "self"}.withDefaults())
+		defer n.cancel()
+		n.met = newMetrics(n)
+		n.clock.hear(time.Now().UnixMilli())
+		l, far := pipeLink()
+		defer l.close()
+		n.links.byID["leader"] = l
+		n.leadership.set("leader")
+		verdicts := []verdict{unknown, notApplied, notLeader, unknown, applied}
+		var commands [][]byte
+		go func() {
+			conn := <-far
+			w := newFrameWriter(conn)
+			defer w.stop()
+			r := bufio.NewReader(conn)
+			for _, v := range verdicts {
+				f, err := readFrame(r)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				commands = append(commands, f.payload)
+				w.reply(f.id, result{verdict: v, outcome: &fsm.Outcome{Code: fsm.Code_GRANTED}})
+			}
+			_, _ = readFrame(r) // until it hangs up
+		}()
+		if o, err := n.Propose(t.Context(), claimOf("k", "", time.Minute, fsm.OnLapse_RETRY)); err != nil || o.Code != fsm.Code_GRANTED {
+			t.Fatalf("%v %v", o.GetCode(), err)
+		}
+		for _, c := range commands {
+			if !bytes.Equal(c, commands[0]) {
+				t.Errorf("a resend is %x, the command was %x", c, commands[0])
+			}
+		}
+		if len(commands) != len(verdicts) {
+			t.Errorf("it was sent %d times, want %d", len(commands), len(verdicts))
+		}
+	})
+}
+
 func TestAnAnswerThatDoesNotFitIsToldToBeAskedForAgain(t *testing.T) {
 	near, far := net.Pipe()
 	w := newFrameWriter(near)
