@@ -33,6 +33,13 @@ func TestEveryNodeTakesEveryCommand(t *testing.T) {
 	}
 }
 
+func TestTheFeatureLevelIsRaisedOnEveryNode(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	for _, n := range c.nodes {
+		eventually(t, "the level that all support", func() bool { return n.Meta().FeatureLevel == fsm.FeatureLevel })
+	}
+}
+
 func TestManyClaimsOfOneKeyOnAllNodesGrantOne(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	var wg sync.WaitGroup
@@ -298,6 +305,37 @@ func TestARestartedClusterKeepsEverything(t *testing.T) {
 	}
 }
 
+func TestARestartReplaysOnlyTheTail(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	for k := range 100 {
+		c.begin(0, claimOf(fmt.Sprintf("k%d", k), "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED)
+	}
+	c.agree()
+	before, _ := c.nodes[0].state.Applied()
+	for i := range c.nodes {
+		c.stop(i)
+	}
+	c.start(0) // alone, it commits nothing new
+	n := c.nodes[0]
+	eventually(t, "raft to start", func() bool {
+		select {
+		case <-n.running:
+			return true
+		default:
+			return false
+		}
+	})
+	if from := n.raft.AppliedIndex(); from < before {
+		t.Errorf("raft begins behind entry %d, %d was applied", from, before)
+	}
+	if n.state.Installs() > 0 {
+		t.Error("raft restored a snapshot of what is on disk already")
+	}
+	c.start(1)
+	c.start(2)
+	c.awaitReady()
+}
+
 func TestAFollowerPastTheLogsTailIsBroughtBackByASnapshot(t *testing.T) {
 	c := startCluster(t, 3, func(cfg *Config) { cfg.SnapshotEntries, cfg.TrailingLogs = 20, 5 })
 	away := c.follower()
@@ -367,6 +405,26 @@ func TestTheHeartbeatFastPathIsOff(t *testing.T) {
 	}
 	if _, err := tr.AppendEntriesPipeline("", ""); !errors.Is(err, raft.ErrPipelineReplicationNotSupported) {
 		t.Errorf("pipelining is offered: %v", err)
+	}
+}
+
+// stuck is a future that raft never answers (hashicorp/raft#498).
+type stuck chan struct{}
+
+func (s stuck) Error() error { <-s; return nil }
+
+func TestAFutureThatIsNeverAnsweredHoldsNobody(t *testing.T) {
+	f := stuck(make(chan struct{}))
+	defer close(f)
+	stopped := make(chan struct{})
+	close(stopped)
+	if err := await(f, stopped); !errors.Is(err, errStopped) {
+		t.Errorf("await: %v, want %v", err, errStopped)
+	}
+	ctx, giveUp := context.WithCancel(t.Context())
+	giveUp()
+	if err := awaitContext(ctx, f, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("await: %v, want %v", err, context.Canceled)
 	}
 }
 

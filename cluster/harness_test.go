@@ -17,7 +17,7 @@ import (
 
 // patience bounds every wait of these tests: reaching it is a failure, never
 // a verdict about speed.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // trio is a cluster of real nodes in this process: real disks, real sockets,
 // a wall clock for each that a test may set wrong.
