@@ -403,3 +403,41 @@ func TestARestoreThatWasCutOffIsNoNodeAndCanBeDoneAgain(t *testing.T) {
 		t.Error("it runs without its content")
 	}
 }
+
+// After a kill the state of a restored node is that of the backup, as if
+// nothing had come since. Without the log it would acknowledge anew.
+func TestARestoredNodeThatLostItsLogIsRefused(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	c.restore(0, oneNodeBackup(t))
+	c.start(0)
+	c.awaitReady()
+	state, killed := filepath.Join(c.dirs[0], "state"), filepath.Join(t.TempDir(), "state")
+	if err := os.CopyFS(killed, os.DirFS(state)); err != nil { // nothing was written out since
+		t.Fatal(err)
+	}
+	c.begin(0, claimOf("k", "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED)
+	c.stop(0)
+	for _, lost := range []string{state, filepath.Join(c.dirs[0], "raft")} {
+		if err := os.RemoveAll(lost); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Rename(killed, state); err != nil {
+		t.Fatal(err)
+	}
+	n, err := Open(t.Context(), c.config(0))
+	if err == nil {
+		defer n.Close()
+		eventually(t, "its refusal or its readiness", func() bool {
+			select {
+			case err = <-n.Fatal():
+				return true
+			default:
+				return n.Ready() == nil
+			}
+		})
+	}
+	if err == nil || !strings.Contains(err.Error(), "join") {
+		t.Errorf("it says %v, not what to do", err)
+	}
+}

@@ -17,8 +17,8 @@ import (
 // lost: with it, and without them, a node would vote and acknowledge anew.
 const startedName = "started"
 
-// checkStarted refuses a data directory that has lost log and state, and kept
-// its identity.
+// checkStarted refuses a data directory that has kept its identity and lost its
+// log.
 func (n *Node) checkStarted(stable raft.StableStore) error {
 	_, err := os.Stat(filepath.Join(n.cfg.DataDir, startedName))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -27,15 +27,27 @@ func (n *Node) checkStarted(stable raft.StableStore) error {
 	if err != nil {
 		return fmt.Errorf("check data directory: %w", err)
 	}
-	existing, err := raft.HasExistingState(n.logs, stable, n.state)
-	if err != nil {
+	if lost, err := n.lost(stable); err != nil {
 		return fmt.Errorf("check data directory: %w", err)
-	}
-	if !existing {
-		return fmt.Errorf("data directory %s has lost its log and its state: put them back, or remove %s with `onced node remove %[2]s` on a running node and start this one empty, under a new id, with --join", n.cfg.DataDir, n.cfg.NodeID)
+	} else if lost {
+		return fmt.Errorf("data directory %s has lost its log, or log and state: put them back, or remove %s with `onced node remove %[2]s` on a running node and start this one empty, under a new id, with --join", n.cfg.DataDir, n.cfg.NodeID)
 	}
 	n.marked = true
 	return nil
+}
+
+// lost reports whether raft's own files are those of a node that never ran, or
+// whether nothing is left of what they tell of. The state alone shows neither:
+// after a kill it may be as it was restored or installed, when no log went with
+// it yet.
+func (n *Node) lost(stable raft.StableStore) (bool, error) {
+	ran, err := raft.HasExistingState(n.logs, stable, raft.NewDiscardSnapshotStore())
+	if err != nil || !ran {
+		return err == nil, err
+	}
+	last, err := n.logs.LastIndex()
+	applied, _ := n.state.Applied()
+	return last == 0 && applied == 0, err
 }
 
 // markStarted notes that there is something to lose from now on.

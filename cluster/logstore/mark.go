@@ -35,12 +35,13 @@ const (
 	markSize    = 24 // version, kind, 6 zero, index, xxhash64 of these
 )
 
-// openMark opens the mark in dir, or makes it if dir holds no log yet.
+// openMark opens the mark in dir, or makes it if dir holds no log yet. Term and
+// vote, where they are kept in dir, come after the log.
 func openMark(dir, kind string) (*mark, error) {
 	m := &mark{kind: kind[0]}
 	path := filepath.Join(dir, markFile)
 	if !exists(path) {
-		if exists(dir, boltFile) || exists(dir, segmentsFile) {
+		if exists(dir, boltFile) || exists(dir, segmentsFile) || exists(dir, stableFile) {
 			return nil, fmt.Errorf("%w: the file %s is missing", ErrCorrupt, markFile)
 		}
 		if err := durable.WriteFile(path, m.encode()); err != nil {

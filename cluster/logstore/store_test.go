@@ -371,3 +371,25 @@ func TestLostStableStoreBesideALogIsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestLostLogBesideAStableStoreIsRefused(t *testing.T) {
+	for _, kind := range kinds {
+		dir := filepath.Join(t.TempDir(), "log")
+		s := mustOpen(t, dir, kind, small(t))
+		stable, err := OpenStable(dir)
+		check(t, err)
+		check(t, stable.Close())
+		fill(t, s, 1, 5)
+		check(t, s.Close())
+		names, err := os.ReadDir(dir)
+		check(t, err)
+		for _, name := range names {
+			if name.Name() != stableFile {
+				check(t, os.Remove(filepath.Join(dir, name.Name())))
+			}
+		}
+		if _, err := Open(dir, kind, small(t)); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: error %v", kind, err)
+		}
+	}
+}
