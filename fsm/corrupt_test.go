@@ -90,6 +90,11 @@ func TestAFlippedBitIsFoundWhereverItIsRead(t *testing.T) {
 		{"resource, by Hash", resourceKey, hashes},
 		{"unique value, by Hash", uniqueKey, hashes},
 		{"memory, by Hash", doneKey, hashes},
+		{"meta, by Verify", metaKey, verifies},
+		{"record, by Verify", createdKey, verifies},
+		{"resource, by Verify", resourceKey, verifies},
+		{"unique value, by Verify", uniqueKey, verifies},
+		{"memory, by Verify", doneKey, verifies},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := furnished(t)
@@ -119,6 +124,8 @@ func TestAFlippedBitIsFoundWhereverItIsRead(t *testing.T) {
 
 func hashes(r *rig) error { _, err := r.Hash(); return err }
 
+func verifies(r *rig) error { return r.Verify() }
+
 func TestAStoreThatContradictsItselfIsCorrupt(t *testing.T) {
 	sweeps := func(r *rig) error {
 		_, err := r.Apply([]LogEntry{{Index: 100, Term: 1, Data: entry(r, start+1000, expire(9))}})
@@ -135,6 +142,7 @@ func TestAStoreThatContradictsItselfIsCorrupt(t *testing.T) {
 		{"a resource that is lost", resourceKey, nil, looks},
 		{"a meta that is lost", metaKey, nil, func(r *rig) error { _, err := Open(r.store); return err }},
 		{"a table that does not exist", []byte("x"), []byte{}, hashes},
+		{"a table that does not exist, by Verify", []byte("x"), []byte{}, verifies},
 		{"a due record that does not exist", due(0, "rns\x00nobody"), []byte{}, sweeps},
 		{"a due record that is due at another time", due(0, "rns\x00k"), []byte{}, sweeps},
 		{"a due record without a name", due(0, "rn"), []byte{}, sweeps},

@@ -104,6 +104,7 @@ func FuzzValue(f *testing.F) {
 		}
 		for name, read := range map[string]func() error{
 			"Hash":      func() error { _, err := r.Hash(); return err },
+			"Verify":    r.Verify,
 			"Lookup":    func() error { _, err := r.Lookup("ns", "created"); return err },
 			"List":      func() error { _, _, err := r.List("ns", ListQuery{Limit: 9}); return err },
 			"Resources": func() error { _, _, err := r.Resources("ns", "", 9); return err },

@@ -37,44 +37,22 @@ type digest struct{ hash.Hash }
 
 // pair adds a key and its decoded value.
 func (d digest) pair(key, value []byte) error {
-	if len(key) == 0 {
-		return corrupt(key, "a key is empty")
+	decoded, err := openStored(key, value)
+	if err != nil {
+		return err
 	}
 	d.bytes(key)
-	switch key[0] {
-	case tableMeta:
-		meta := new(Meta)
-		if err := openValue(key, value, meta); err != nil {
-			return err
-		}
-		d.meta(meta)
-	case tableRecord:
-		rec, err := openRecord(key, value)
-		if err != nil {
-			return err
-		}
-		d.record(rec)
-	case tableResource:
-		resource := new(Resource)
-		if err := openValue(key, value, resource); err != nil {
-			return err
-		}
-		d.resource(resource)
-	case tableDone:
-		memory, err := openDone(key, value)
-		if err != nil {
-			return err
-		}
-		d.done(memory)
-	case tableUnique:
-		id, err := openPayload(key, value)
-		if err != nil {
-			return err
-		}
-		d.bytes(id)
-	case tableDue:
-	default:
-		return corrupt(key, "there is no such table")
+	switch x := decoded.(type) {
+	case *Meta:
+		d.meta(x)
+	case *Record:
+		d.record(x)
+	case *Resource:
+		d.resource(x)
+	case *Done:
+		d.done(x)
+	case []byte:
+		d.bytes(x)
 	}
 	return nil
 }

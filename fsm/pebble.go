@@ -55,7 +55,7 @@ func OpenPebble(dir string, o PebbleOptions) (*Pebble, error) {
 	}
 	db, err := pebble.Open(dir, o.pebble(events))
 	if err != nil {
-		return nil, fmt.Errorf("open store %s: %w", dir, err)
+		return nil, storeError("open store "+dir, err)
 	}
 	return &Pebble{db: db, halted: &events.halted}, nil
 }
@@ -103,11 +103,11 @@ func (p *Pebble) Get(key []byte) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read store: %w", err)
+		return nil, storeError("read store", err)
 	}
 	value = append(make([]byte, 0, len(value)), value...)
 	if err := held.Close(); err != nil {
-		return nil, fmt.Errorf("read store: %w", err)
+		return nil, storeError("read store", err)
 	}
 	return value, nil
 }
@@ -119,24 +119,32 @@ func (p *Pebble) Scan(from, to []byte, visit func(key, value []byte) bool) (err 
 	}
 	it, err := p.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
 	if err != nil {
-		return fmt.Errorf("scan store: %w", err)
+		return storeError("scan store", err)
 	}
 	// An iterator that met an error says so when it is closed.
 	defer func() {
 		if e := it.Close(); e != nil && err == nil {
-			err = fmt.Errorf("scan store: %w", e)
+			err = storeError("scan store", e)
 		}
 	}()
 	for ok := it.First(); ok; ok = it.Next() {
 		value, err := it.ValueAndErr()
 		if err != nil {
-			return fmt.Errorf("scan store: %w", err)
+			return storeError("scan store", err)
 		}
 		if !visit(it.Key(), value) {
 			return nil
 		}
 	}
 	return nil
+}
+
+// storeError says what failed, and that what is stored is corrupt if Pebble does.
+func storeError(what string, err error) error {
+	if pebble.IsCorruptionError(err) {
+		return fmt.Errorf("%s: %w: %w", what, ErrCorrupt, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // Batch implements Store.

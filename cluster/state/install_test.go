@@ -393,3 +393,93 @@ func TestSnapshotOfAnotherStatesSinkIsRefused(t *testing.T) {
 }
 
 type raftSink struct{ raft.SnapshotSink }
+
+// spoiled returns a directory like that of a copy of a state, of entry 50, in
+// which something was damaged, as its checkpoint is before it is sent.
+func spoiled(t *testing.T, s *State, damage func(dir string)) (dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "spoiled")
+	check(t, s.live.pebble.Checkpoint(dir))
+	damage(dir)
+	return dir
+}
+
+// flipValue flips a bit of the record of create-10 within its store.
+func flipValue(t *testing.T, store fsm.Store) {
+	t.Helper()
+	key := []byte("rdefault\x00create-10")
+	value, err := store.Get(key)
+	check(t, err)
+	value[len(value)-1] ^= 1
+	b := store.Batch()
+	check(t, b.Set(key, value))
+	check(t, b.Commit())
+	check(t, store.Sync())
+}
+
+// flipTables flips a bit in the data of each table.
+func flipTables(t *testing.T, dir string) {
+	t.Helper()
+	tables, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+	check(t, err)
+	for _, table := range tables {
+		data, err := os.ReadFile(table)
+		check(t, err)
+		data[len(data)/3] ^= 1
+		check(t, os.Remove(table)) // the other name of the file stays as it is
+		check(t, os.WriteFile(table, data, 0o600))
+	}
+}
+
+// TestDamageIsNotInstalled: the stream is whole, and what is in it is not.
+func TestDamageIsNotInstalled(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, dir string){
+		"a record": func(t *testing.T, dir string) {
+			p, err := fsm.OpenPebble(dir, fsm.PebbleOptions{})
+			check(t, err)
+			flipValue(t, p)
+			check(t, p.Close())
+		},
+		"a table": flipTables,
+	} {
+		t.Run(name, func(t *testing.T) {
+			source := openState(t, filepath.Join(t.TempDir(), "source"))
+			source.ApplyBatch(journal(t, 1, 50))
+			content, err := newSending(spoiled(t, source, func(dir string) { damage(t, dir) }))
+			check(t, err)
+			data, err := io.ReadAll(content)
+			check(t, errors.Join(err, content.Close()))
+			target := openState(t, filepath.Join(t.TempDir(), "target"))
+			target.ApplyBatch(journal(t, 1, 20))
+			meta := &raft.SnapshotMeta{Index: 50, Term: 1, Configuration: configuration, ConfigurationIndex: 1}
+			if _, err := deliver(target, meta, data); !errors.Is(err, fsm.ErrCorrupt) {
+				t.Errorf("received: error %v", err)
+			}
+			if err := target.Restore(io.NopCloser(bytes.NewReader(data))); !errors.Is(err, fsm.ErrCorrupt) {
+				t.Errorf("restored: error %v", err)
+			}
+			wantJournal(t, target, 20)
+		})
+	}
+}
+
+// TestDamageIsNotSent: whoever finds it in its own state must stop.
+func TestDamageIsNotSent(t *testing.T) {
+	var fatal []error
+	o := options(t)
+	o.OnFatal = func(err error) { fatal = append(fatal, err) }
+	s, err := Open(filepath.Join(t.TempDir(), "state"), o)
+	check(t, err)
+	defer s.Close()
+	s.ApplyBatch(journal(t, 1, 50))
+	flipValue(t, s.live.pebble)
+	if _, _, err := s.Copy(); !errors.Is(err, fsm.ErrCorrupt) {
+		t.Errorf("error %v", err)
+	}
+	if len(fatal) != 1 {
+		t.Errorf("fatal reports: %v, want one", fatal)
+	}
+	if names, _ := filepath.Glob(filepath.Join(s.dir, "*")); len(names) != 2 {
+		t.Errorf("the directory holds %v, want CURRENT and one store", names)
+	}
+}

@@ -133,6 +133,9 @@ func (s *State) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	defer release()
 	dir := s.temporaryDir("sending")
 	meta, content, err := l.copyTo(dir)
+	if errors.Is(err, fsm.ErrCorrupt) {
+		s.fail(err) // the copy's files are the state's own
+	}
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("open snapshot: %w", err), os.RemoveAll(dir))
 	}
@@ -160,7 +163,9 @@ func (l *store) copyTo(dir string) (*raft.SnapshotMeta, *sending, error) {
 	return meta, content, nil
 }
 
-// inspect reads the meta of a store that is not open.
+// inspect returns the meta of a store that is not open, once it has read all
+// that is stored there and found it as it was written. What is damaged must
+// neither be sent nor take the place of what is whole.
 func inspect(dir string) (*fsm.Meta, error) {
 	damaged := make(chan error, 1)
 	pebble, machine, err := openMachine(dir, fsm.PebbleOptions{
@@ -171,7 +176,7 @@ func inspect(dir string) (*fsm.Meta, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = pebble.Close()
+	err = errors.Join(machine.Verify(), pebble.Close())
 	select {
 	case e := <-damaged:
 		err = errors.Join(err, e)
@@ -288,7 +293,11 @@ func (k *sink) Cancel() error {
 // receive takes a snapshot that comes to Restore as a stream.
 func (s *State) receive(content io.Reader) (*parcel, error) {
 	p := &parcel{dir: s.temporaryDir("received")}
-	if err := unpack(content, p.dir); err != nil {
+	err := unpack(content, p.dir)
+	if err == nil {
+		_, err = inspect(p.dir)
+	}
+	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(p.dir))
 	}
 	return p, nil
