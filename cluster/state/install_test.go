@@ -184,6 +184,7 @@ func TestFailedRestoreLeavesTheStateAsItWas(t *testing.T) {
 	meta, data := fetch(t, source)
 	target := openState(t, filepath.Join(t.TempDir(), "target"))
 	target.ApplyBatch(journal(t, 1, 20))
+	persist(t, target, 20, 1)
 	received, err := deliver(target, meta, data)
 	check(t, err)
 	manifests, err := filepath.Glob(filepath.Join(target.dir, "received-*", "MANIFEST-*"))
@@ -193,6 +194,7 @@ func TestFailedRestoreLeavesTheStateAsItWas(t *testing.T) {
 		t.Error("a store without manifest was installed")
 	}
 	wantJournal(t, target, 20)
+	wantJournal(t, openState(t, crash(t, target)), 20) // nor on disk
 	if names, _ := filepath.Glob(filepath.Join(target.dir, "*")); len(names) != 2 {
 		t.Errorf("the directory holds %v, want CURRENT and one store", names)
 	}
