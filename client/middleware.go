@@ -211,6 +211,9 @@ func (m *middleware) parse(w http.ResponseWriter, r *http.Request) (*keyed, *Err
 // readBody reads the whole body, or says why not; then the connection closes,
 // since the rest of the body is not read.
 func (m *middleware) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Error) {
+	if r.Body == nil {
+		return nil, nil
+	}
 	slug := ErrTooLarge
 	if r.ContentLength <= m.cfg.MaxBody {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, m.cfg.MaxBody))

@@ -50,14 +50,16 @@ func problemOf(err error) *Error {
 	if !errors.As(err, &e) {
 		return problem(ErrInternal)
 	}
-	if _, ok := problems[e.Slug()]; !ok || e.Is(ErrBadRequest) || e.Is(ErrTooLarge) || e.Is(ErrKeyInvalid) {
-		return problem(ErrInternal)
-	}
-	p := problem(e.Slug())
-	if p.RetryAfter > 0 {
+	switch slug := e.Slug(); slug {
+	case ErrInProgress, ErrUnavailable, ErrOverloaded:
+		p := problem(slug)
 		p.RetryAfter = max(p.RetryAfter, e.RetryAfter)
+		return p
+	case ErrKeyReused, ErrOutcomeUnknown, ErrQuotaExceeded:
+		return problem(slug)
 	}
-	return p
+	// The service's own mistake: its token, its settings.
+	return problem(ErrInternal)
 }
 
 // unknownNow is the answer to a request that ran with an outcome that is not

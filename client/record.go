@@ -67,6 +67,9 @@ type responseBody struct {
 // encode returns r as it is sent to the cluster. Headers of which only the
 // spelling differs are one.
 func (r *Response) encode() (json.RawMessage, error) {
+	if r == nil {
+		return nil, errors.New("there is no response")
+	}
 	out := responseBody{Status: r.Status, Headers: map[string][]string{}}
 	names := make([]string, 0, len(r.Header))
 	for name := range r.Header {

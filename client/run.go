@@ -25,7 +25,8 @@ type run struct {
 	k      *keyed
 	fence  uint64
 	answer *capture
-	end    context.CancelFunc // of the handler's context
+	ctx    context.Context // the handler's: it ends at the time limit
+	end    context.CancelFunc
 	stop   chan struct{}      // closed to end keep
 	kept   chan struct{}      // closed when keep has ended
 }
@@ -35,7 +36,7 @@ type run struct {
 // run does.
 func (m *middleware) run(k *keyed, claim *Claim) {
 	ctx, cancel := context.WithTimeout(context.WithValue(k.ctx, claimKey{}, *claim), m.cfg.TimeLimit)
-	r := &run{m: m, k: k, fence: claim.Fence, end: cancel, stop: make(chan struct{}), kept: make(chan struct{})}
+	r := &run{m: m, k: k, fence: claim.Fence, ctx: ctx, end: cancel, stop: make(chan struct{}), kept: make(chan struct{})}
 	r.answer = &capture{w: k.w, header: k.w.Header().Clone(), limit: m.cfg.MaxResponse, drop: r.drop, mark: k.mark, declared: -1}
 	go r.keep()
 	returned := false
@@ -94,8 +95,9 @@ func (r *run) renew(ctx context.Context) error {
 
 // overrun answers for a handler whose time is over, while it may still run.
 func (r *run) overrun() {
+	expired := r.answer.expire()
 	r.end()
-	if !r.answer.expire() {
+	if !expired {
 		return
 	}
 	r.fail(fmt.Errorf("the handler ran for more than %v", r.m.cfg.TimeLimit))
@@ -113,7 +115,9 @@ func (r *run) finish(returned bool, cause any) {
 		r.m.cfg.Log.Error("handler panicked", "method", r.k.r.Method, "panic", cause, slog.String("stack", string(debug.Stack())))
 	}
 	before, whole := r.answer.seal()
-	broke := !returned || !whole
+	// What a handler answers because its time is over is no outcome: most
+	// often it is nothing at all, which stands for 200.
+	broke := !returned || !whole || r.ctx.Err() != nil
 	var ttl string
 	err := errNotAnswered
 	if before == captured {
