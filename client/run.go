@@ -27,8 +27,8 @@ type run struct {
 	answer *capture
 	ctx    context.Context // the handler's: it ends at the time limit
 	end    context.CancelFunc
-	stop   chan struct{}      // closed to end keep
-	kept   chan struct{}      // closed when keep has ended
+	stop   chan struct{} // closed to end keep
+	kept   chan struct{} // closed when keep has ended
 }
 
 // run runs the handler and records its outcome; only then the client is
