@@ -51,6 +51,7 @@ func breakOff(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Length", "1000")
 	w.WriteHeader(http.StatusCreated)
 	_, _ = io.WriteString(w, `{"state":"claimed",`)
+	_ = http.NewResponseController(w).Flush()
 	panic(http.ErrAbortHandler)
 }
 

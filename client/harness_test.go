@@ -3,6 +3,7 @@ package client_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -233,4 +234,22 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("waited %v in vain for %s", patience, what)
 		}
 	}
+}
+
+// leaderID asks a node which one leads.
+func leaderID(ctx context.Context, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/v1/cluster", nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	var status struct {
+		Leader string `json:"leader"`
+	}
+	err = json.NewDecoder(resp.Body).Decode(&status)
+	return status.Leader, err
 }
