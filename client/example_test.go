@@ -13,8 +13,9 @@ import (
 	"github.com/onced/onced/client"
 )
 
-// The examples run against a node that this package's tests have started.
-func exampleNodes() []string { return shared.urls() }
+// exampleNodes are the URLs of a cluster's nodes: the examples run against one
+// that the tests start.
+func exampleNodes() []string { return shared() }
 
 // A handler that charges a card runs once, however often the request is sent.
 func ExampleMiddleware() {

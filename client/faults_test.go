@@ -287,7 +287,7 @@ func TestTheContextEndsACall(t *testing.T) {
 // TestAResendIsTheSameAttempt cuts the first answer of a real node off: the
 // second try must get the grant of the first.
 func TestAResendIsTheSameAttempt(t *testing.T) {
-	target, err := url.Parse(shared.urls()[0])
+	target, err := url.Parse(shared()[0])
 	if err != nil {
 		t.Fatal(err)
 	}

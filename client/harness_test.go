@@ -26,30 +26,49 @@ import (
 // a verdict about speed.
 const patience = 45 * time.Second
 
-// Set by TestMain, never changed after.
-var (
-	binary string // onced, as users run it
-	shared *nodes // one node, for every test that needs no more
-)
+// dir holds the binary and the data of the shared node. Set by TestMain.
+var dir string
+
+// binary is onced as users run it. Fuzzing needs neither it nor a node, so both
+// come with their first use.
+var binary = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(dir, "onced")
+	out, err := exec.Command("go", "build", "-o", path, "../cmd/onced").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build onced: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// started is the shared node once there is one. TestMain stops it.
+var started *nodes
+
+var startShared = sync.OnceValue(func() (err error) {
+	started, err = startNodes(dir, 1)
+	return err
+})
+
+// shared returns the URL of the node for every test that needs no more. The
+// examples use it too, and have no other way to fail.
+func shared() []string {
+	if err := startShared(); err != nil {
+		panic(err)
+	}
+	return started.urls()
+}
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "onced-client-")
-	if err != nil {
+	var err error
+	if dir, err = os.MkdirTemp("", "onced-client-"); err != nil {
 		return complain(err)
 	}
 	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "onced")
-	if out, err := exec.Command("go", "build", "-o", binary, "../cmd/onced").CombinedOutput(); err != nil {
-		return complain(fmt.Errorf("build onced: %w\n%s", err, out))
-	}
-	shared, err = startNodes(dir, 1)
-	if err != nil {
-		return complain(err)
-	}
 	code := m.Run()
-	shared.stop()
+	if started != nil {
+		started.stop()
+	}
 	http.DefaultClient.CloseIdleConnections()
 	if err := goleak.Find(); err != nil && code == 0 {
 		return complain(err)
@@ -101,6 +120,10 @@ func freeAddr() (string, error) {
 
 // startNodes starts n nodes below dir and waits until all are ready.
 func startNodes(dir string, n int, flags ...string) (*nodes, error) {
+	binary, err := binary()
+	if err != nil {
+		return nil, err
+	}
 	var peers, raft []string
 	c := &nodes{}
 	for i := range n {

@@ -69,9 +69,9 @@ func TestWhatIsReplayedIsWhatWasAnswered(t *testing.T) {
 			io.WriteString(w, "<html>")
 		}, 200, "<html>"},
 		"not UTF-8":     {func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte{0xff, 0}) }, 200, "\xff\x00"},
-		"client error":  {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 400) }, 400, "no\n"},
-		"server error":  {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "oh", 500) }, 500, "oh\n"},
-		"503 as it is":  {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "oh", 503) }, 503, "oh\n"},
+		"client error":  {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusBadRequest) }, 400, "no\n"},
+		"server error":  {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "oh", http.StatusInternalServerError) }, 500, "oh\n"},
+		"503 as it is":  {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "oh", http.StatusServiceUnavailable) }, 503, "oh\n"},
 		"interim first": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(103); w.WriteHeader(201) }, 201, ""},
 		"newline in a header": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", " /a\r\nX: y ")
@@ -311,7 +311,7 @@ func TestMiddlewareConfigurationsThatAreRefused(t *testing.T) {
 					t.Error("it is used")
 				}
 			}()
-			client.Middleware(dial(t, shared.urls()), cfg)
+			client.Middleware(dial(t, shared()), cfg)
 		})
 	}
 }

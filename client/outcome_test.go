@@ -272,7 +272,7 @@ func TestTheLeaseIsRenewed(t *testing.T) {
 // TestAClaimThatWasNotLearntOfIsGivenBack cuts off every answer to a claim until
 // the client was refused.
 func TestAClaimThatWasNotLearntOfIsGivenBack(t *testing.T) {
-	target, err := url.Parse(shared.urls()[0])
+	target, err := url.Parse(shared()[0])
 	if err != nil {
 		t.Fatal(err)
 	}

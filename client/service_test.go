@@ -25,7 +25,7 @@ type service struct {
 // middleware's configuration.
 func serve(t *testing.T, h http.HandlerFunc, change ...func(*client.MiddlewareConfig)) *service {
 	t.Helper()
-	return serveOn(t, dial(t, shared.urls()), h, change...)
+	return serveOn(t, dial(t, shared()), h, change...)
 }
 
 func serveOn(t *testing.T, c *client.Client, h http.HandlerFunc, change ...func(*client.MiddlewareConfig)) *service {
