@@ -221,7 +221,19 @@ func TestAnUnreachableNodeIsAskedLast(t *testing.T) {
 func TestADialErrorIsNotAmbiguous(t *testing.T) {
 	gone := serveBad(t, neverAnswers)
 	gone.Close()
-	c := dial(t, []string{gone.URL}, func(cfg *client.Config) { cfg.Timeout = 200 * time.Millisecond })
+	var refused atomic.Bool
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		refused.Store(err != nil)
+		return conn, err
+	}}
+	c := dial(t, []string{gone.URL}, func(cfg *client.Config) { cfg.HTTPClient = &http.Client{Transport: transport} })
+	c.SetClock(func() time.Time {
+		if refused.Load() {
+			return time.Now().Add(time.Hour) // no further try fits
+		}
+		return time.Now()
+	})
 	_, err := c.Claim(context.Background(), "k", client.ClaimOptions{})
 	var e *client.Error
 	if !errors.As(err, &e) || !e.Is(client.ErrUnavailable) || e.Ambiguous || e.Status != 0 {

@@ -196,7 +196,7 @@ func TestAWaitEndsInProgress(t *testing.T) {
 		_, err := c.c.Claim(c.ctx, "long", client.ClaimOptions{Wait: wait})
 		c.refused("a wait that ended", err, client.ErrInProgress)
 	}
-	short, cancel := context.WithTimeout(c.ctx, 1500*time.Millisecond)
+	short, cancel := context.WithTimeout(c.ctx, 5*time.Second)
 	defer cancel()
 	_, err := c.c.Claim(short, "long", client.ClaimOptions{Wait: time.Hour})
 	c.refused("a wait that its context ended", err, client.ErrInProgress)
