@@ -114,7 +114,7 @@ func (c Config) Validate() error {
 		wrong("node id %q: use 1 to 64 of A-Z a-z 0-9 . _ -", c.NodeID)
 	}
 	if c.DataDir == "" {
-		wrong("data directory is empty: name one")
+		wrong("no data directory: name one with --data-dir")
 	}
 	if err := checkAddr(c.RaftAddr); err != nil {
 		wrong("raft address: %w", err)

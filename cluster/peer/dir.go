@@ -119,7 +119,7 @@ func reason(err error) error {
 func takeLock(path string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open data directory %s: it cannot be written: %w", path, reason(err))
+		return nil, fmt.Errorf("open data directory %s: it cannot be written: %w: give it to this user, or name another with --data-dir", path, reason(err))
 	}
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {

@@ -131,7 +131,7 @@ func TestDirectoryThatCannotBeUsedIsRefusedWithItsReason(t *testing.T) {
 		{"data without identity", made("raft"), "", []string{"holds raft and no identity.json"}},
 		{"a file", identity("x"), identityName, []string{"not a directory", "--data-dir"}},
 		{"under a file", identity("x"), identityName + "/sub", []string{"not a directory"}},
-		{"lock is a directory", made(lockName), "", []string{"cannot be written"}},
+		{"lock is a directory", made(lockName), "", []string{"cannot be written", "name another with --data-dir"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -78,6 +78,7 @@ func (c *serveCmd) validate() error {
 	wrong(len(slices.Compact(sorted)) != len(c.Unique), "--unique: a name is listed twice")
 	wrong(len(c.Unique) > 64, "--unique: %d names, at most 64", len(c.Unique))
 	errs = append(errs, c.checkAddr("--http-addr", c.HTTPAddr), c.checkAddr("--raft-addr", c.RaftAddr))
+	wrong(c.HTTPAddr == c.RaftAddr, "--http-addr and --raft-addr are both %s: clients and nodes need a port each", c.HTTPAddr)
 	errs = append(errs, c.clusterConfig(nil, nil).Validate())
 	return errors.Join(errs...)
 }
