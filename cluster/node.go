@@ -181,6 +181,11 @@ func (n *Node) start() {
 		}
 		return
 	}
+	n.goes(func() {
+		if err := n.peers.CheckPlace(n.context); err != nil {
+			n.fail(err)
+		}
+	})
 	if err := n.startRaft(); err != nil {
 		n.fail(err)
 		return

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/onced/onced/fsm"
@@ -173,20 +175,20 @@ func (t *Transport) AllFormed(ctx context.Context) error {
 	if !l.roster.formed() {
 		return errors.New("this node belongs to no cluster yet")
 	}
-	errs := make([]error, len(l.roster.Members))
-	done := make(chan struct{}, len(errs))
-	for i, m := range l.roster.Members {
-		go func() {
-			defer func() { done <- struct{}{} }()
-			if m.ID != l.id {
-				errs[i] = t.checkFormed(ctx, m)
-			}
-		}()
+	return errors.Join(t.askMembers(ctx, l)...)
+}
+
+// askMembers asks every other member of l's roster whether it is of that
+// cluster.
+func (t *Transport) askMembers(ctx context.Context, l local) []error {
+	others := slices.DeleteFunc(slices.Clone(l.roster.Members), func(m member) bool { return m.ID == l.id })
+	answers := make([]error, len(others))
+	var asking sync.WaitGroup
+	for i, m := range others {
+		asking.Go(func() { answers[i] = t.checkFormed(ctx, m) })
 	}
-	for range errs {
-		<-done
-	}
-	return errors.Join(errs...)
+	asking.Wait()
+	return answers
 }
 
 func (t *Transport) checkFormed(ctx context.Context, m member) error {
@@ -199,4 +201,41 @@ func (t *Transport) checkFormed(ctx context.Context, m member) error {
 		return fmt.Errorf("%s: it has not stored cluster %s yet", m.ID, cluster)
 	}
 	return nil
+}
+
+// CheckPlace returns an error once most members of the cluster that this
+// node's directory is of answer that they are of another: then the directory
+// is in the wrong place, and waiting will not mend that. It returns nil once
+// one of them is of the same cluster, or when ctx or the transport ends.
+func (t *Transport) CheckPlace(ctx context.Context) error {
+	for {
+		l := t.snapshot()
+		if len(l.roster.Members) < 2 {
+			return nil
+		}
+		answers := t.askMembers(ctx, l)
+		if t.ended(ctx) != nil || slices.Contains(answers, nil) {
+			return nil
+		}
+		if err := misplaced(l, answers); err != nil {
+			return err
+		}
+		if !t.sleep(ctx, t.cfg.pause()) {
+			return nil
+		}
+	}
+}
+
+// misplaced judges by what the other members of l's roster answered.
+func misplaced(l local, answers []error) error {
+	elsewhere, reason := 0, ""
+	for _, err := range answers {
+		if r := (*Refusal)(nil); errors.As(err, &r) && r.Code == CodeOtherCluster {
+			elsewhere, reason = elsewhere+1, r.Reason
+		}
+	}
+	if 2*elsewhere <= len(l.roster.Members) {
+		return nil
+	}
+	return fmt.Errorf("its data directory is of another cluster than most nodes at its peers' addresses (%s): name this node's directory in their cluster with --data-dir", reason)
 }

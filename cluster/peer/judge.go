@@ -85,10 +85,12 @@ func judge(l local, p preface) verdict {
 		return refuse(CodeWrongNode, "this is %s, not %s: correct the address of %[2]s", l.id, p.WantID)
 	case p.ID == l.id:
 		return refuse(CodeSameID, "the node that answers at %s is %s itself: two nodes were started with one id, or one address was given to two", l.addr, l.id)
-	case p.WantIncarnation != tag{} && p.WantIncarnation != l.incarnation:
-		return refuse(CodeReplaced, "%s runs on another data directory than %s knows it by: remove it with `onced node remove %[1]s` (or DELETE /v1/cluster/nodes/%[1]s) on a running node, then start it empty, under a new id, with --join %[3]s", l.id, p.ID, joinVia(l, p))
+	// Before the data directories are compared, which are always others in
+	// another cluster: none of its nodes is to be removed for that.
 	case p.Cluster != tag{} && l.roster.formed() && p.Cluster != l.roster.Cluster:
 		return refuse(CodeOtherCluster, "%s belongs to cluster %s and %s to cluster %s: correct the addresses, or start the one that does not belong here with its own data directory", l.id, l.roster.Cluster, p.ID, p.Cluster)
+	case p.WantIncarnation != tag{} && p.WantIncarnation != l.incarnation:
+		return refuse(CodeReplaced, "%s runs on another data directory than %s knows it by: remove it with `onced node remove %[1]s` (or DELETE /v1/cluster/nodes/%[1]s) on a running node, then start it empty, under a new id, with --join %[3]s", l.id, p.ID, joinVia(l, p))
 	}
 	switch p.Purpose {
 	case forHello:

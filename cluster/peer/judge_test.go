@@ -61,6 +61,7 @@ func TestJudgeOnRaftAndCommands(t *testing.T) {
 			{"acceptor that has not stored the roster", formingLocal(), fromN2(why), CodeNotFormed},
 			{"acceptor that waits to be admitted", joiningLocal(), fromN2(why), CodeNotFormed},
 			{"other cluster", formedLocal(), with(fromN2(why), func(p *preface) { p.Cluster = tag{9} }), CodeOtherCluster},
+			{"other cluster with a node of the same name", formedLocal(), with(fromN2(why), func(p *preface) { p.Cluster, p.Incarnation, p.WantIncarnation = tag{9}, tag{8}, tag{7} }), CodeOtherCluster},
 			{"another node is expected here", formedLocal(), with(fromN2(why), func(p *preface) { p.WantID = "n3" }), CodeWrongNode},
 			{"dialer expects no one in particular", formedLocal(), with(fromN2(why), func(p *preface) { p.WantID = "" }), CodeWrongNode},
 			{"dialer expects no data directory in particular", formedLocal(), with(fromN2(why), func(p *preface) { p.WantIncarnation = tag{} }), CodeWrongNode},

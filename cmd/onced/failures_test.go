@@ -238,3 +238,31 @@ func TestANodeWipedBeforeAnotherHadEverStartedLosesNothing(t *testing.T) {
 	c.mustCreate(1, "early", `1`)
 	c.agree()
 }
+
+func TestADataDirectoryOfAnotherClusterEndsTheNode(t *testing.T) {
+	c := startProcesses(t, 3)
+	for i := range c.nodes {
+		c.terminate(i)
+	}
+	other := c.nodes[0].dir
+	for _, p := range c.nodes {
+		p.dir += "-new"
+	}
+	for i := range c.nodes {
+		c.start(i)
+	}
+	c.awaitReady()
+	c.terminate(0)
+	c.nodes[0].dir = other
+	c.start(0)
+	c.awaitExit(0)
+	if status := c.nodes[0].cmd.ProcessState.ExitCode(); status != 1 {
+		t.Errorf("exit status %d, want 1", status)
+	}
+	said := strings.TrimSpace(c.nodes[0].log.String())
+	last := said[strings.LastIndexByte(said, '\n')+1:]
+	if !strings.HasPrefix(last, "onced: node n1 cannot go on: its data directory is of another cluster") || !strings.Contains(last, "--data-dir") {
+		t.Errorf("its last line: %s", last)
+	}
+	c.mustCreate(1, "unharmed", `1`)
+}
