@@ -1,3 +1,6 @@
+// Package cluster is one process of a cluster: it keeps the replicated state,
+// takes commands for it on any node, and leads when it is elected. What the
+// commands do is decided by package fsm. See DESIGN.md.
 package cluster
 
 import (
