@@ -22,6 +22,7 @@ import (
 
 	"github.com/onced/onced/cluster"
 	"github.com/onced/onced/fsm"
+	"github.com/onced/onced/wire"
 )
 
 // Cluster is what the API needs of a node. *cluster.Node is one.
@@ -83,7 +84,7 @@ type Config struct {
 	// MaxWaiters is how many requests may wait at once for one in flight;
 	// more are answered as if they had not asked to. Default 1024.
 	MaxWaiters int
-	// Identify says who sent a request: ProblemUnauthenticated if no one
+	// Identify says who sent a request: wire.Unauthenticated if no one
 	// knows. Default: everyone is an operator in the namespace "default".
 	Identify func(*http.Request) (Caller, error)
 	// Metrics takes the metrics, and Gatherer is what GET /metrics shows.
@@ -219,10 +220,6 @@ func New(cfg Config) (http.Handler, error) {
 	return s.router, nil
 }
 
-// maxHeader is the longest head of a request, in bytes; net/http lets it be a
-// little longer.
-const maxHeader = 16 << 10
-
 // NewHTTPServer returns a server for handler with the limits on headers and
 // time that an open port needs. It sets no limit on writing, which would cut
 // off those who wait. Have it serve a ProblemListener.
@@ -232,7 +229,7 @@ func NewHTTPServer(handler http.Handler) *http.Server {
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		IdleTimeout:       60 * time.Second,
-		MaxHeaderBytes:    maxHeader,
+		MaxHeaderBytes:    wire.MaxHeader,
 		// What it reports are clients that break off, and handshakes that fail.
 		ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
 	}

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+
+	"github.com/onced/onced/wire"
 )
 
 // maxPooled is the largest buffer that is kept for the next request.
@@ -44,13 +46,13 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) (*bytes.Buffe
 		return nil, tooLarge(w, limit)
 	}
 	w.Header().Set("Connection", "close")
-	return nil, ProblemBadRequest.With("the body broke off or is malformed: nothing was claimed")
+	return nil, wire.BadRequest.With("the body broke off or is malformed: nothing was claimed")
 }
 
 // tooLarge closes the connection too: the rest of the body is not read.
 func tooLarge(w http.ResponseWriter, limit int64) error {
 	w.Header().Set("Connection", "close")
-	return ProblemTooLarge.With(fmt.Sprintf("the body is over the limit of %d bytes: nothing was claimed", limit))
+	return wire.TooLarge.With(fmt.Sprintf("the body is over the limit of %d bytes: nothing was claimed", limit))
 }
 
 const (
@@ -62,22 +64,22 @@ const (
 // form is set, the type that curl -d declares.
 func checkMediaType(h http.Header, form bool) error {
 	if encoding := h["Content-Encoding"]; len(encoding) > 1 || len(encoding) == 1 && !strings.EqualFold(encoding[0], "identity") {
-		return ProblemUnsupportedMediaType.With("send the body without Content-Encoding")
+		return wire.UnsupportedMediaType.With("send the body without Content-Encoding")
 	}
 	lines := h["Content-Type"]
 	switch {
 	case len(lines) == 0, len(lines) == 1 && lines[0] == jsonType:
 		return nil
 	case len(lines) > 1:
-		return ProblemUnsupportedMediaType.With("Content-Type is sent more than once: send one")
+		return wire.UnsupportedMediaType.With("Content-Type is sent more than once: send one")
 	}
 	name, parameters, err := mime.ParseMediaType(lines[0])
 	if err != nil || name != jsonType && (!form || name != formType) {
-		return ProblemUnsupportedMediaType
+		return wire.UnsupportedMediaType
 	}
 	for parameter, value := range parameters {
 		if parameter != "charset" || !strings.EqualFold(value, "utf-8") {
-			return ProblemUnsupportedMediaType
+			return wire.UnsupportedMediaType
 		}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/onced/onced/cluster"
 	"github.com/onced/onced/fsm"
+	"github.com/onced/onced/wire"
 )
 
 func TestWrongPathsAreNotFound(t *testing.T) {
@@ -218,7 +219,7 @@ func TestAFailureIsLoggedOnceAndToldToNoClient(t *testing.T) {
 	if strings.Contains(log, "secret") {
 		t.Errorf("the log tells a key or data:\n%s", log)
 	}
-	if !strings.Contains(log, "key="+hashKey("secret-key")) || !strings.Contains(log, "route=/v1/keys/{key}/claim") || !strings.Contains(log, errBroken.Error()) {
+	if !strings.Contains(log, "key="+wire.HashKey("secret-key")) || !strings.Contains(log, "route=/v1/keys/{key}/claim") || !strings.Contains(log, errBroken.Error()) {
 		t.Errorf("the log does not tell route, hash of the key and cause:\n%s", log)
 	}
 }
@@ -316,10 +317,9 @@ func TestNoErrorTellsWhatIsStored(t *testing.T) {
 func TestARecordWhoseBodyWasNotKeptIsGone(t *testing.T) {
 	response := fsm.NewResponse(201, nil, []byte("x"))
 	response.Body, response.BodyDropped = nil, true
-	x := &exchange{ResponseWriter: httptest.NewRecorder()}
-	err := x.sendRecorded("k", &fsm.Outcome{Code: fsm.Code_REPLAY, Record: &fsm.Record{Response: response}})
+	err := wire.SendRecorded(httptest.NewRecorder(), "k", &fsm.Outcome{Code: fsm.Code_REPLAY, Record: &fsm.Record{Response: response}})
 	w := httptest.NewRecorder()
-	problemOf(err).Write(w)
+	wire.ProblemOf(err).Write(w)
 	p := (&answer{t, w.Code, w.Header(), w.Body.String()}).wantsProblem(410, "response-not-kept")
 	if p["original_status"] != 201.0 || p["original_digest"] != fmt.Sprintf("%x", response.Digest) || p["retryable"] != false {
 		t.Errorf("problem %v", p)
@@ -360,7 +360,7 @@ func TestRoles(t *testing.T) {
 		c.Identify = func(r *http.Request) (Caller, error) {
 			caller, ok := callers[r.Header.Get("Authorization")]
 			if !ok {
-				return Caller{}, ProblemUnauthenticated
+				return Caller{}, wire.Unauthenticated
 			}
 			return caller, nil
 		}

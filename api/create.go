@@ -10,6 +10,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/onced/onced/fsm"
+	"github.com/onced/onced/wire"
 )
 
 // create is POST /create: key, resource and response are one log entry.
@@ -23,9 +24,9 @@ func (s *server) create(x *exchange) error {
 		return err
 	}
 	if o.Code != fsm.Code_CREATED && o.Code != fsm.Code_REPLAY {
-		return problemOfOutcome(o)
+		return wire.ProblemOfOutcome(o)
 	}
-	return x.sendRecorded(echo, o)
+	return wire.SendRecorded(x, echo, o)
 }
 
 // readCreate returns the command, and the header that echoes its key.
@@ -71,14 +72,14 @@ func parseCreate(body []byte) (key *string, data jsontext.Value, err error) {
 	return key, data, err
 }
 
-var errorMember = []Member{{"error", jsontext.Value(`"Idempotency key is required"`)}}
+var errorMember = []wire.Member{{Name: "error", Value: jsontext.Value(`"Idempotency key is required"`)}}
 
 // createKey returns the key of the header or of the body, and the header that
 // echoes it: as it was sent, where it came as a header.
 func createKey(h http.Header, inBody *string) (key, echo string, err error) {
-	key, err = ParseKey(h)
-	if errors.Is(err, ProblemKeyMissing) && inBody == nil {
-		p := ProblemKeyMissing.With(`send the header Idempotency-Key, or the member "idempotencyKey"`)
+	key, err = wire.ParseKey(h)
+	if errors.Is(err, wire.KeyMissing) && inBody == nil {
+		p := wire.KeyMissing.With(`send the header Idempotency-Key, or the member "idempotencyKey"`)
 		p.Members = errorMember
 		return "", "", p
 	}
@@ -86,24 +87,24 @@ func createKey(h http.Header, inBody *string) (key, echo string, err error) {
 		if err != nil {
 			return "", "", err
 		}
-		return key, h.Get(KeyHeader), nil
+		return key, h.Get(wire.KeyHeader), nil
 	}
-	if mistake := keyMistake(*inBody); mistake != "" {
-		p := ProblemKeyInvalid.With("idempotencyKey: " + mistake)
+	if mistake := wire.KeyMistake(*inBody); mistake != "" {
+		p := wire.KeyInvalid.With("idempotencyKey: " + mistake)
 		if *inBody == "" {
 			p.Members = errorMember
 		}
 		return "", "", p
 	}
 	switch {
-	case errors.Is(err, ProblemKeyMissing):
-		return *inBody, headerForm(*inBody), nil
+	case errors.Is(err, wire.KeyMissing):
+		return *inBody, wire.FormatKey(*inBody), nil
 	case err != nil:
 		return "", "", err
 	case key != *inBody:
-		return "", "", ProblemKeyInvalid.With("the header and the body carry different keys: send one, or the same")
+		return "", "", wire.KeyInvalid.With("the header and the body carry different keys: send one, or the same")
 	}
-	return key, h.Get(KeyHeader), nil
+	return key, h.Get(wire.KeyHeader), nil
 }
 
 // createCommand works out all that the state machine cannot: the id, the
@@ -184,7 +185,7 @@ func (s *server) getResource(x *exchange) error {
 		return fmt.Errorf("get resource: %w", err)
 	}
 	if resource == nil {
-		return ProblemNotFound.With("there is no resource with this id")
+		return wire.NotFound.With("there is no resource with this id")
 	}
 	body, err := resource.Plain()
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/gorilla/mux"
+
+	"github.com/onced/onced/wire"
 )
 
 // exchange is one request and its answer.
@@ -85,29 +87,29 @@ func (s *server) serve(route *route) http.Handler {
 
 func (s *server) dispatch(x *exchange, route *route) error {
 	if len(route.methods) == 0 {
-		return ProblemNotFound
+		return wire.NotFound
 	}
 	m, ok := route.methods[x.r.Method]
 	if !ok {
 		x.Header().Set("Allow", route.allow)
-		return ProblemMethodNotAllowed
+		return wire.MethodNotAllowed
 	}
 	if m.access == forAnyone {
 		return m.handle(s, x)
 	}
 	if err := s.checkOrigin(x.r); err != nil {
-		return ProblemForbidden.With("requests from pages of another origin are refused")
+		return wire.Forbidden.With("requests from pages of another origin are refused")
 	}
 	defer s.inHand.Add(-1)
 	if s.inHand.Add(1) > int64(s.cfg.MaxInHand) {
-		return ProblemOverloaded
+		return wire.Overloaded
 	}
 	caller, err := s.cfg.Identify(x.r)
 	if err != nil {
 		return err
 	}
 	if !m.access.allows(caller.Role) {
-		return ProblemForbidden.With("the role of the caller does not allow this")
+		return wire.Forbidden.With("the role of the caller does not allow this")
 	}
 	x.namespace = caller.Namespace
 	if err := x.parseQuery(m.query); err != nil {
@@ -136,11 +138,11 @@ func (x *exchange) parseQuery(known []string) error {
 	}
 	query, err := url.ParseQuery(x.r.URL.RawQuery)
 	if err != nil {
-		return ProblemBadRequest.With("the query is malformed: percent-encode it")
+		return wire.BadRequest.With("the query is malformed: percent-encode it")
 	}
 	for name, values := range query {
 		if !slices.Contains(known, name) {
-			return ProblemBadRequest.With(fmt.Sprintf("the query parameter %.40q is not known here: leave it out", name))
+			return wire.BadRequest.With(fmt.Sprintf("the query parameter %.40q is not known here: leave it out", name))
 		}
 		if len(values) > 1 {
 			return wrong(name, "send the query parameter once")
@@ -154,7 +156,7 @@ func (x *exchange) parseQuery(known []string) error {
 func (x *exchange) pathVar(name string) (string, error) {
 	s, err := url.PathUnescape(mux.Vars(x.r)[name])
 	if err != nil {
-		return "", ProblemNotFound
+		return "", wire.NotFound
 	}
 	return s, nil
 }
@@ -162,8 +164,8 @@ func (x *exchange) pathVar(name string) (string, error) {
 // refuse answers with the problem that err is, and logs what is not the
 // client's fault.
 func (s *server) refuse(x *exchange, template string, err error) {
-	p := problemOf(err)
-	gone := x.hungUp() && errors.Is(p, ProblemUnavailable)
+	p := wire.ProblemOf(err)
+	gone := x.hungUp() && errors.Is(p, wire.Unavailable)
 	if p.Status >= http.StatusInternalServerError && !gone {
 		s.logFailure(x, template, p, err)
 	}
@@ -188,10 +190,10 @@ const statusHungUp = 499
 // wait for the cluster, whatever the error says.
 func (x *exchange) hungUp() bool { return errors.Is(x.r.Context().Err(), context.Canceled) }
 
-func (s *server) logFailure(x *exchange, template string, p *Problem, err error) {
+func (s *server) logFailure(x *exchange, template string, p *wire.Problem, err error) {
 	attrs := []any{"route", template, "method", x.r.Method, "problem", p.Slug}
 	if x.key != "" {
-		attrs = append(attrs, "key", hashKey(x.key))
+		attrs = append(attrs, "key", wire.HashKey(x.key))
 	}
 	if p.Status == http.StatusServiceUnavailable {
 		// Without a quorum, or under load, there may be many thousand a second.
@@ -201,7 +203,7 @@ func (s *server) logFailure(x *exchange, template string, p *Problem, err error)
 		}
 		attrs = append(attrs, "unlogged", missed)
 	}
-	var known *Problem
+	var known *wire.Problem
 	if !errors.As(err, &known) {
 		attrs = append(attrs, "err", err)
 	}
@@ -220,7 +222,7 @@ func (s *server) recovered(x *exchange, template string, cause any) {
 	if x.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
-	ProblemInternal.Write(x)
+	wire.Internal.Write(x)
 }
 
 // throttle lets one through in a second.

@@ -12,6 +12,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/onced/onced/wire"
 )
 
 // maxDepth is how deep arrays and objects may be nested, the outermost counted.
@@ -34,7 +36,7 @@ func checkDepth(b []byte) error {
 			quoted = true
 		case c == '[', c == '{':
 			if depth++; depth > maxDepth {
-				return ProblemBadRequest.With("the JSON is nested deeper than 64: send it flatter")
+				return wire.BadRequest.With("the JSON is nested deeper than 64: send it flatter")
 			}
 		case c == ']', c == '}':
 			depth--
@@ -64,7 +66,7 @@ func eachMember(b []byte, name string, visit func(name string, value jsontext.Va
 	d.Reset(&d.from)
 	defer func() { d.from = bytes.Buffer{} }()
 	if kind := d.PeekKind(); kind != '{' && kind != 0 {
-		return ProblemBadRequest.With(name + " is not a JSON object: send {…}")
+		return wire.BadRequest.With(name + " is not a JSON object: send {…}")
 	}
 	if _, err := d.ReadToken(); err != nil {
 		return malformed(name, err)
@@ -88,7 +90,7 @@ func eachMember(b []byte, name string, visit func(name string, value jsontext.Va
 		return malformed(name, err)
 	}
 	if rest := bytes.TrimLeft(b[d.InputOffset():], " \t\r\n"); len(rest) > 0 {
-		return ProblemBadRequest.With(name + " is followed by further bytes: send one JSON value")
+		return wire.BadRequest.With(name + " is followed by further bytes: send one JSON value")
 	}
 	return nil
 }
@@ -119,19 +121,19 @@ func malformed(name string, err error) error {
 	}
 	switch {
 	case errors.Is(err, jsontext.ErrDuplicateName):
-		return ProblemBadRequest.With(name + " has a member twice: send each once" + where)
+		return wire.BadRequest.With(name + " has a member twice: send each once" + where)
 	case errors.As(err, &at) && strings.Contains(at.Err.Error(), "UTF-8"):
-		return ProblemBadRequest.With(name + " is not valid UTF-8" + where)
+		return wire.BadRequest.With(name + " is not valid UTF-8" + where)
 	}
-	return ProblemBadRequest.With(name + " is not valid JSON" + where)
+	return wire.BadRequest.With(name + " is not valid JSON" + where)
 }
 
 func unknownMember(in string) error {
-	return ProblemBadRequest.With(in + " has a member that is not known here: leave it out")
+	return wire.BadRequest.With(in + " has a member that is not known here: leave it out")
 }
 
 func wrong(field, use string) error {
-	return ProblemBadRequest.With(field + ": " + use)
+	return wire.BadRequest.With(field + ": " + use)
 }
 
 // asString returns the string that v is, of up to limit bytes.
@@ -179,7 +181,7 @@ const (
 
 // asDuration returns the Go duration that the string v is, in milliseconds.
 func asDuration(field string, v jsontext.Value, from, to time.Duration) (int64, error) {
-	s, err := asString(field, v, maxKey)
+	s, err := asString(field, v, wire.MaxKey)
 	if err == nil {
 		d, err := time.ParseDuration(s)
 		if err == nil && d >= from && d <= to {
@@ -200,7 +202,7 @@ func appendTime(b []byte, t int64) []byte {
 func appendBody(b, body []byte) []byte {
 	if utf8.Valid(body) {
 		b = append(b, `"body":`...)
-		return appendString(b, body)
+		return wire.AppendString(b, body)
 	}
 	b = append(b, `"body_base64":"`...)
 	b = base64.StdEncoding.AppendEncode(b, body)

@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/onced/onced/wire"
 )
 
 func TestNestingIsLimitedBeforeAnythingIsDecoded(t *testing.T) {
@@ -85,7 +87,7 @@ func TestEachMemberIsStrict(t *testing.T) {
 				}
 				return
 			}
-			if !errors.Is(err, ProblemBadRequest) || !strings.Contains(err.Error(), tt.detail) {
+			if !errors.Is(err, wire.BadRequest) || !strings.Contains(err.Error(), tt.detail) {
 				t.Errorf("error %v, want bad-request that says %q", err, tt.detail)
 			}
 		})

@@ -2,74 +2,12 @@ package api
 
 import (
 	"errors"
-	"net/http"
 	"net/url"
 	"strings"
 	"testing"
-)
 
-func TestParseKey(t *testing.T) {
-	long := strings.Repeat("k", 255)
-	tests := []struct {
-		name   string
-		header []string
-		key    string
-		err    error
-	}{
-		{"bare", []string{"abc-1"}, "abc-1", nil},
-		{"quoted is the same key", []string{`"abc-1"`}, "abc-1", nil},
-		{"white space around it", []string{" \tabc\t "}, "abc", nil},
-		{"the first and last byte allowed", []string{"!~"}, "!~", nil},
-		{"a bare key with a semicolon and an equals sign", []string{"a;b=c"}, "a;b=c", nil},
-		{"a bare key with a backslash", []string{`a\b`}, `a\b`, nil},
-		{"a quoted key with a comma", []string{`"a,b"`}, "a,b", nil},
-		{"a quoted key with both escapes", []string{`"a\"b\\c"`}, `a"b\c`, nil},
-		{"255 bytes bare", []string{long}, long, nil},
-		{"255 bytes quoted", []string{`"` + long + `"`}, long, nil},
-		{"missing", nil, "", ProblemKeyMissing},
-		{"empty", []string{""}, "", ProblemKeyInvalid},
-		{"blank", []string{"  "}, "", ProblemKeyInvalid},
-		{"quoted and empty", []string{`""`}, "", ProblemKeyInvalid},
-		{"256 bytes", []string{long + "k"}, "", ProblemKeyInvalid},
-		{"256 bytes quoted", []string{`"` + long + `k"`}, "", ProblemKeyInvalid},
-		{"two lines", []string{"a", "b"}, "", ProblemKeyInvalid},
-		{"two lines that are the same", []string{"a", "a"}, "", ProblemKeyInvalid},
-		{"two keys on one line", []string{"a, b"}, "", ProblemKeyInvalid},
-		{"a bare key with a comma", []string{"a,b"}, "", ProblemKeyInvalid},
-		{"a bare key with a quote", []string{`a"b`}, "", ProblemKeyInvalid},
-		{"a bare key that ends with a quote", []string{`a"`}, "", ProblemKeyInvalid},
-		{"an open string", []string{`"abc`}, "", ProblemKeyInvalid},
-		{"only a quote", []string{`"`}, "", ProblemKeyInvalid},
-		{"a string that ends in an escape", []string{`"abc\"`}, "", ProblemKeyInvalid},
-		{"an unknown escape", []string{`"a\bc"`}, "", ProblemKeyInvalid},
-		{"an unescaped quote", []string{`"a"b"`}, "", ProblemKeyInvalid},
-		{"a parameter", []string{`"abc";v=1`}, "", ProblemKeyInvalid},
-		{"a parameter with a string", []string{`"abc";v="1"`}, "", ProblemKeyInvalid},
-		{"two strings", []string{`"a", "b"`}, "", ProblemKeyInvalid},
-		{"a space within", []string{"a b"}, "", ProblemKeyInvalid},
-		{"a space within quotes", []string{`"a b"`}, "", ProblemKeyInvalid},
-		{"a control byte", []string{"a\x01b"}, "", ProblemKeyInvalid},
-		{"DEL", []string{"a\x7f"}, "", ProblemKeyInvalid},
-		{"UTF-8", []string{"clé"}, "", ProblemKeyInvalid},
-		{"a byte that is not UTF-8", []string{"a\xff"}, "", ProblemKeyInvalid},
-		{"a NUL", []string{"a\x00"}, "", ProblemKeyInvalid},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			h := http.Header{}
-			for _, line := range tt.header {
-				h.Add("Idempotency-Key", line)
-			}
-			key, err := ParseKey(h)
-			if !errors.Is(err, tt.err) {
-				t.Fatalf("error %v, want %v", err, tt.err)
-			}
-			if err == nil && key != tt.key {
-				t.Errorf("key %q, want %q", key, tt.key)
-			}
-		})
-	}
-}
+	"github.com/onced/onced/wire"
+)
 
 func TestOnlyTheExactHeaderNameIsTheKey(t *testing.T) {
 	s := newService(t)
@@ -120,29 +58,6 @@ func TestTheKeyAPIIgnoresTheKeyHeader(t *testing.T) {
 	s.send("GET", "/v1/keys/k", "", "Idempotency-Key", "other").wants(200)
 }
 
-func FuzzParseKey(f *testing.F) {
-	for _, s := range []string{"abc", `"abc"`, `"a\"b"`, `"abc";v=1`, "a,b", "", `"`, `"\`, "é"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, line string) {
-		key, err := ParseKey(http.Header{"Idempotency-Key": {line}})
-		if err != nil {
-			if !errors.Is(err, ProblemKeyInvalid) {
-				t.Fatalf("error %v", err)
-			}
-			return
-		}
-		if keyMistake(key) != "" {
-			t.Fatalf("%q gave the key %q", line, key)
-		}
-		// The header that echoes a key names that key.
-		again, err := ParseKey(http.Header{"Idempotency-Key": {headerForm(key)}})
-		if err != nil || again != key {
-			t.Fatalf("%q, sent as %q, is %q, %v", key, headerForm(key), again, err)
-		}
-	})
-}
-
 func FuzzPathKey(f *testing.F) {
 	for _, s := range []string{"abc", "a%2Fb", "%", "%zz", "%00", "..", "%2e%2E", "a+b"} {
 		f.Add(s)
@@ -150,7 +65,7 @@ func FuzzPathKey(f *testing.F) {
 	f.Fuzz(func(t *testing.T, segment string) {
 		key, err := pathKey(segment)
 		if err != nil {
-			if !errors.Is(err, ProblemKeyInvalid) {
+			if !errors.Is(err, wire.KeyInvalid) {
 				t.Fatalf("error %v", err)
 			}
 			return

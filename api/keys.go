@@ -9,6 +9,7 @@ import (
 	"github.com/gorilla/mux"
 
 	"github.com/onced/onced/fsm"
+	"github.com/onced/onced/wire"
 )
 
 // keyOf returns the key that the path names. The header Idempotency-Key means
@@ -63,12 +64,12 @@ type member struct {
 
 var (
 	fingerprintMember = member{"fingerprint", false, func(c *fsm.Command, v jsontext.Value) error {
-		s, err := asString("fingerprint", v, maxKey)
+		s, err := asString("fingerprint", v, wire.MaxKey)
 		c.Fingerprint = []byte(s)
 		return err
 	}}
 	attemptMember = member{"attempt_id", false, func(c *fsm.Command, v jsontext.Value) (err error) {
-		c.AttemptId, err = asString("attempt_id", v, maxKey)
+		c.AttemptId, err = asString("attempt_id", v, wire.MaxKey)
 		return err
 	}}
 	leaseMember = member{"lease", false, func(c *fsm.Command, v jsontext.Value) (err error) {
@@ -80,7 +81,7 @@ var (
 		return err
 	}}
 	onLapseMember = member{"on_lapse", false, func(c *fsm.Command, v jsontext.Value) error {
-		switch s, _ := asString("on_lapse", v, maxKey); s {
+		switch s, _ := asString("on_lapse", v, wire.MaxKey); s {
 		case "retry":
 			c.OnLapse = fsm.OnLapse_RETRY
 		case "block":
@@ -123,10 +124,10 @@ func (s *server) claim(x *exchange) error {
 	case fsm.Code_GRANTED:
 		return x.sendJSON(http.StatusCreated, appendGrant(nil, o))
 	case fsm.Code_REPLAY:
-		x.markReplay(o)
+		wire.MarkRecorded(x.Header(), o)
 		return x.sendRecord(o.Record)
 	}
-	return problemOfOutcome(o)
+	return wire.ProblemOfOutcome(o)
 }
 
 func appendGrant(b []byte, o *fsm.Outcome) []byte {
@@ -149,7 +150,7 @@ func (s *server) write(x *exchange, c *fsm.Command) (*fsm.Record, error) {
 		return nil, fmt.Errorf("write record: %w", err)
 	}
 	if o.Code != fsm.Code_OK {
-		return nil, problemOfOutcome(o)
+		return nil, wire.ProblemOfOutcome(o)
 	}
 	return o.Record, nil
 }
@@ -213,7 +214,7 @@ func (s *server) resolve(x *exchange) error {
 		return err
 	}
 	if c.Retry == (c.Response != nil) {
-		return ProblemBadRequest.With(`the body says neither or both of "response" and "retry": true: send one`)
+		return wire.BadRequest.With(`the body says neither or both of "response" and "retry": true: send one`)
 	}
 	if err := s.fillFence(x, c); err != nil {
 		return err
@@ -280,7 +281,7 @@ func (s *server) readLocal(x *exchange) (*fsm.Record, error) {
 	now := s.cluster.Now()
 	switch {
 	case record == nil, record.ExpiresAt != 0 && record.ExpiresAt <= now:
-		return nil, ProblemKeyUnknown
+		return nil, wire.KeyUnknown
 	case record.State == fsm.State_CLAIMED && record.LeaseExpiresAt <= now:
 		record.State = fsm.State_UNKNOWN
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/onced/onced/cluster"
 	"github.com/onced/onced/fsm"
+	"github.com/onced/onced/wire"
 )
 
 // getCluster is GET /v1/cluster: the cluster as this node sees it.
@@ -19,9 +20,9 @@ func (s *server) getCluster(x *exchange) error {
 		return fmt.Errorf("ask nodes: %w", err)
 	}
 	b := append([]byte(nil), `{"cluster_id":`...)
-	b = appendString(b, status.ClusterID)
+	b = wire.AppendString(b, status.ClusterID)
 	b = append(b, `,"leader":`...)
-	b = appendString(b, status.Leader)
+	b = wire.AppendString(b, status.Leader)
 	b = append(b, `,"term":`...)
 	b = strconv.AppendUint(b, status.Term, 10)
 	b = append(b, `,"nodes":[`...)
@@ -36,9 +37,9 @@ func (s *server) getCluster(x *exchange) error {
 	b = append(b, `,"feature_level":`...)
 	b = strconv.AppendInt(b, int64(status.FeatureLevel), 10)
 	b = append(b, `,"node":`...)
-	b = appendString(b, status.Answered)
+	b = wire.AppendString(b, status.Answered)
 	b = append(b, `,"version":`...)
-	b = appendString(b, s.cfg.Version)
+	b = wire.AppendString(b, s.cfg.Version)
 	b = append(b, `,"records":`...)
 	b = appendCounts(b, s.cluster.Meta())
 	return x.sendJSON(http.StatusOK, append(b, '}'))
@@ -46,11 +47,11 @@ func (s *server) getCluster(x *exchange) error {
 
 func appendNode(b []byte, n cluster.NodeStatus) []byte {
 	b = append(b, `{"id":`...)
-	b = appendString(b, n.ID)
+	b = wire.AppendString(b, n.ID)
 	b = append(b, `,"raft_addr":`...)
-	b = appendString(b, n.RaftAddr)
+	b = wire.AppendString(b, n.RaftAddr)
 	b = append(b, `,"http_addr":`...)
-	b = appendString(b, n.HTTPAddr)
+	b = wire.AppendString(b, n.HTTPAddr)
 	b = append(b, `,"voter":`...)
 	b = strconv.AppendBool(b, n.Voter)
 	b = append(b, `,"healthy":`...)
@@ -64,7 +65,7 @@ func appendNode(b []byte, n cluster.NodeStatus) []byte {
 		b = appendTime(b, n.LastContact.UnixMilli())
 	}
 	b = append(b, `,"settings_digest":`...)
-	b = appendString(b, n.SettingsDigest)
+	b = wire.AppendString(b, n.SettingsDigest)
 	return append(b, '}')
 }
 
@@ -92,7 +93,7 @@ func (s *server) getState(x *exchange) error {
 		return err
 	}
 	b := append([]byte(nil), `{"node":`...)
-	b = appendString(b, status.Answered)
+	b = wire.AppendString(b, status.Answered)
 	b = append(b, `,"applied_index":`...)
 	b = strconv.AppendUint(b, meta.GetAppliedIndex(), 10)
 	b = append(b, `,"state_hash":"`...)
@@ -115,7 +116,7 @@ func (s *server) hashState() (*fsm.Meta, [32]byte, error) {
 			return before, hash, nil
 		}
 	}
-	return nil, [32]byte{}, ProblemUnavailable.With("the state changes while it is hashed: ask again when fewer entries are applied")
+	return nil, [32]byte{}, wire.Unavailable.With("the state changes while it is hashed: ask again when fewer entries are applied")
 }
 
 // addNode is POST /v1/cluster/nodes.
@@ -125,9 +126,9 @@ func (s *server) addNode(x *exchange) error {
 	err := s.members(x, func(name string, v jsontext.Value) (err error) {
 		switch name {
 		case "id":
-			id, err = asString("id", v, maxKey)
+			id, err = asString("id", v, wire.MaxKey)
 		case "raft_addr":
-			raftAddr, err = asString("raft_addr", v, maxKey)
+			raftAddr, err = asString("raft_addr", v, wire.MaxKey)
 		case "voter":
 			voter, err = asBool("voter", v)
 		default:
@@ -146,9 +147,9 @@ func (s *server) addNode(x *exchange) error {
 	if err := s.cluster.AddNode(x.r.Context(), id, raftAddr, voter); err != nil {
 		return fmt.Errorf("add node: %w", err)
 	}
-	b := appendString([]byte(`{"id":`), id)
+	b := wire.AppendString([]byte(`{"id":`), id)
 	b = append(b, `,"raft_addr":`...)
-	b = appendString(b, raftAddr)
+	b = wire.AppendString(b, raftAddr)
 	b = append(b, `,"voter":`...)
 	b = strconv.AppendBool(b, voter)
 	return x.sendJSON(http.StatusCreated, append(b, '}'))
@@ -173,7 +174,7 @@ func (s *server) transfer(x *exchange) error {
 		if name != "to" {
 			return unknownMember("the body")
 		}
-		to, err = asString("to", v, maxKey)
+		to, err = asString("to", v, wire.MaxKey)
 		return err
 	})
 	if err != nil {

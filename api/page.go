@@ -1,5 +1,7 @@
 package api
 
+import "github.com/onced/onced/wire"
+
 // page is the JSON of a list: {"<name>":[…],"next":"…"}.
 type page struct {
 	json []byte
@@ -23,7 +25,7 @@ func (p *page) end(more bool) []byte {
 	p.json = append(p.json, ']')
 	if more && p.any {
 		p.json = append(p.json, `,"next":`...)
-		p.json = appendString(p.json, p.last)
+		p.json = wire.AppendString(p.json, p.last)
 	}
 	return append(p.json, '}')
 }

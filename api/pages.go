@@ -6,6 +6,8 @@ import (
 	"encoding/base64"
 	"net/http"
 	"strings"
+
+	"github.com/onced/onced/wire"
 )
 
 //go:embed openapi.yaml
@@ -49,7 +51,7 @@ func (s *server) livez(x *exchange) error {
 func (s *server) readyz(x *exchange) error {
 	if err := s.cluster.Ready(); err != nil {
 		// No failure, and nothing for the log: it is asked all the time.
-		ProblemUnavailable.With(err.Error()).Write(x)
+		wire.Unavailable.With(err.Error()).Write(x)
 		return nil
 	}
 	return x.sendJSON(http.StatusOK, []byte(`{"status":"ready"}`))

@@ -60,7 +60,7 @@ func hasParameter(doc *openapi3.T, path, method, name string) bool {
 }
 
 func TestTheDocumentNamesEveryProblem(t *testing.T) {
-	source, err := os.ReadFile("problem.go")
+	source, err := os.ReadFile("../wire/problem.go")
 	if err != nil {
 		t.Fatal(err)
 	}

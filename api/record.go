@@ -12,18 +12,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/onced/onced/fsm"
+	"github.com/onced/onced/wire"
 )
-
-// keptHeaders are the headers of a response that are recorded. All others are
-// dropped: credentials, and what is true of one exchange only.
-var keptHeaders = map[string]bool{
-	"Content-Type": true, "Content-Encoding": true, "Content-Language": true,
-	"Location": true, "Content-Location": true, "Etag": true, "Last-Modified": true,
-	"Link": true, "Cache-Control": true, "Vary": true, "Retry-After": true,
-}
-
-// KeptHeader reports whether a response header is recorded. name is canonical.
-func KeptHeader(name string) bool { return keptHeaders[name] }
 
 // parseResponse returns the response that the JSON object v describes.
 func parseResponse(v jsontext.Value) (*fsm.Response, error) {
@@ -102,7 +92,7 @@ func parseHeaders(v jsontext.Value) ([]*fsm.Header, error) {
 			return err
 		}
 		for _, value := range values {
-			if KeptHeader(name) {
+			if wire.KeptHeader(name) {
 				kept = append(kept, &fsm.Header{Name: name, Value: value})
 			}
 		}
@@ -141,9 +131,9 @@ var stateNames = map[fsm.State]string{
 // appendRecord appends a record as the API shows it.
 func appendRecord(b []byte, namespace, key string, r *fsm.Record) ([]byte, error) {
 	b = append(b, `{"key":`...)
-	b = appendString(b, key)
+	b = wire.AppendString(b, key)
 	b = append(b, `,"namespace":`...)
-	b = appendString(b, namespace)
+	b = wire.AppendString(b, namespace)
 	b = append(b, `,"state":"`...)
 	b = append(b, stateNames[r.State]...)
 	b = append(b, `","fence":`...)
@@ -152,7 +142,7 @@ func appendRecord(b []byte, namespace, key string, r *fsm.Record) ([]byte, error
 	b = strconv.AppendUint(b, uint64(r.Attempt), 10)
 	b = append(b, `,"fingerprint":`...)
 	if r.Surface == fsm.Surface_SURFACE_KEYS {
-		b = appendString(b, r.Fingerprint)
+		b = wire.AppendString(b, r.Fingerprint)
 	} else {
 		b = append(b, '"')
 		b = hex.AppendEncode(b, r.Fingerprint)
@@ -214,7 +204,7 @@ func appendHeaders(b []byte, headers []*fsm.Header) []byte {
 			b = append(b, ',')
 		}
 		done = append(done, h.Name)
-		b = appendString(b, h.Name)
+		b = wire.AppendString(b, h.Name)
 		b = append(b, ':', '[')
 		for j, other := range headers[i:] {
 			if other.Name != h.Name {
@@ -223,7 +213,7 @@ func appendHeaders(b []byte, headers []*fsm.Header) []byte {
 			if j > 0 {
 				b = append(b, ',')
 			}
-			b = appendString(b, other.Value)
+			b = wire.AppendString(b, other.Value)
 		}
 		b = append(b, ']')
 	}

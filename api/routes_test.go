@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/onced/onced/wire"
 )
 
 // eachCall visits every method of every route that is not for anyone, as a path
@@ -26,7 +28,7 @@ func TestEveryCallIsRefusedAlike(t *testing.T) {
 		c.MaxBody = 100
 		c.Identify = func(*http.Request) (Caller, error) {
 			if !known {
-				return Caller{}, ProblemUnauthenticated
+				return Caller{}, wire.Unauthenticated
 			}
 			return Caller{"default", role}, nil
 		}

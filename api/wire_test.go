@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/onced/onced/wire"
 )
 
 // listen serves s as the product does, on a port of its own.
@@ -28,7 +30,7 @@ func (s *service) listen(change ...func(*http.Server)) string {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = server.Serve(ProblemListener(l, 2))
+		_ = server.Serve(wire.ProblemListener(l, 2))
 	}()
 	s.t.Cleanup(func() {
 		server.Close()

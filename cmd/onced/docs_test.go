@@ -18,7 +18,7 @@ import (
 func functions(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
-	for _, dir := range []string{"../../api", "../../cluster", "../../cluster/state", "../../fsm"} {
+	for _, dir := range []string{"../../api", "../../wire", "../../gateway", "../../cluster", "../../cluster/state", "../../fsm"} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)

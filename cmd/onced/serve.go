@@ -15,6 +15,7 @@ import (
 
 	"github.com/onced/onced/api"
 	"github.com/onced/onced/cluster"
+	"github.com/onced/onced/wire"
 )
 
 // stopTimeout bounds the wait for requests in hand when the node is stopped, so
@@ -71,7 +72,7 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 // serve runs server until ctx ends, and then stops everything in order.
 func (c *serveCmd) serve(ctx context.Context, server *http.Server, listener net.Listener, node *cluster.Node, log *slog.Logger) error {
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(api.ProblemListener(listener, maxConnections())) }()
+	go func() { served <- server.Serve(wire.ProblemListener(listener, maxConnections())) }()
 	var fault error
 	select {
 	case <-ctx.Done():

@@ -1,4 +1,4 @@
-package api
+package wire
 
 import (
 	"bytes"
@@ -8,6 +8,10 @@ import (
 	"sync"
 	"sync/atomic"
 )
+
+// MaxHeader is the longest head of a request, in bytes; net/http lets it be a
+// little longer.
+const MaxHeader = 16 << 10
 
 // ProblemListener returns l with two differences to its connections.
 //
@@ -40,20 +44,51 @@ func (l *problemListener) Accept() (net.Conn, error) {
 			return conn, nil
 		}
 		if l.open.Add(1) <= l.limit {
-			return &problemConn{tcp, sync.OnceFunc(func() { l.open.Add(-1) })}, nil
+			return &problemConn{TCPConn: tcp, closed: sync.OnceFunc(func() { l.open.Add(-1) })}, nil
 		}
 		l.open.Add(-1)
 		// Whoever does not get to read this sees a closed connection.
-		_, _ = tcp.Write(ProblemOverloaded.With("this node has as many connections as it may: nothing was claimed, retry later").wire())
+		_, _ = tcp.Write(Overloaded.With("this node has as many connections as it may: nothing was claimed, retry later").whole())
 		_ = tcp.Close()
 	}
 }
 
 // problemConn keeps all of a TCP connection: net/http closes the writing half
 // of it alone where the rest of a request is still under way.
+//
+// Only the beginning of an answer is looked at: what a body holds is sent as it
+// is, whatever it looks like. An answer ends where the client's next bytes are
+// read, and a connection that is taken over has none.
 type problemConn struct {
 	*net.TCPConn
-	closed func()
+	closed    func()
+	answering atomic.Bool
+	taken     atomic.Bool
+}
+
+// ConnState, as that of an http.Server on a ProblemListener, leaves connections
+// alone that a handler takes over.
+func ConnState(c net.Conn, state http.ConnState) {
+	for state == http.StateHijacked {
+		switch known := c.(type) {
+		case *problemConn:
+			known.taken.Store(true)
+			return
+		case interface{ NetConn() net.Conn }:
+			c = known.NetConn()
+		default:
+			return
+		}
+	}
+}
+
+// Read reads from the client.
+func (c *problemConn) Read(b []byte) (int, error) {
+	n, err := c.TCPConn.Read(b)
+	if n > 0 {
+		c.answering.Store(false)
+	}
+	return n, err
 }
 
 // Close makes room for another connection.
@@ -65,11 +100,14 @@ func (c *problemConn) Close() error {
 // Write sends b, or the problem that it is in plain text. net/http writes each
 // of its own answers at once.
 func (c *problemConn) Write(b []byte) (int, error) {
-	p := problemOfPlain(b)
+	var p *Problem
+	if !c.answering.Swap(true) && !c.taken.Load() {
+		p = problemOfPlain(b)
+	}
 	if p == nil {
 		return c.TCPConn.Write(b)
 	}
-	if _, err := c.TCPConn.Write(p.wire()); err != nil {
+	if _, err := c.TCPConn.Write(p.whole()); err != nil {
 		return 0, err
 	}
 	return len(b), nil
@@ -90,7 +128,7 @@ func problemOfPlain(b []byte) *Problem {
 		return nil
 	}
 	if bytes.HasPrefix(b, []byte(expectationHead)) {
-		return ProblemBadRequest.With("the header Expect asks for what is not known here: leave it out")
+		return BadRequest.With("the header Expect asks for what is not known here: leave it out")
 	}
 	line, rest, _ := bytes.Cut(b, []byte("\r\n"))
 	if !bytes.HasPrefix(b, []byte(version)) || !bytes.HasPrefix(rest, []byte(plainHead[2:])) {
@@ -98,17 +136,17 @@ func problemOfPlain(b []byte) *Problem {
 	}
 	switch string(line[len(version) : len(version)+len(status)]) {
 	case "431":
-		return ProblemTooLarge.With(fmt.Sprintf("the headers are over the limit of %d bytes: nothing was claimed", maxHeader))
+		return TooLarge.With(fmt.Sprintf("the headers are over the limit of %d bytes: nothing was claimed", MaxHeader))
 	case "501":
-		return ProblemBadRequest.With("the only transfer encoding that is known here is chunked")
+		return BadRequest.With("the only transfer encoding that is known here is chunked")
 	case "505":
-		return ProblemBadRequest.With("the version of HTTP is not known here: use HTTP/1.1")
+		return BadRequest.With("the version of HTTP is not known here: use HTTP/1.1")
 	}
-	return ProblemBadRequest.With("the request line or a header is malformed: nothing was claimed")
+	return BadRequest.With("the request line or a header is malformed: nothing was claimed")
 }
 
-// wire returns p as the last answer of a connection.
-func (p *Problem) wire() []byte {
+// whole returns p as the last answer of a connection.
+func (p *Problem) whole() []byte {
 	body := p.append(nil)
 	b := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nX-Content-Type-Options: nosniff\r\nContent-Length: %d\r\nConnection: close\r\n",
 		p.Status, http.StatusText(p.Status), len(body))

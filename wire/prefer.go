@@ -1,4 +1,4 @@
-package api
+package wire
 
 import (
 	"net/http"
@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// preferredWait returns how long the client would wait for an answer, by its
+// PreferredWait returns how long the client would wait for an answer, by its
 // Prefer headers (RFC 7240), in whole seconds and at most limit. A wait that is
 // malformed is ignored, as is every one but the first.
-func preferredWait(h http.Header, limit time.Duration) time.Duration {
+func PreferredWait(h http.Header, limit time.Duration) time.Duration {
 	for _, line := range h["Prefer"] {
 		for line != "" {
 			var preference string
@@ -24,6 +24,11 @@ func preferredWait(h http.Header, limit time.Duration) time.Duration {
 		}
 	}
 	return 0
+}
+
+// FormatWait is the header Preference-Applied of a wait that was honoured.
+func FormatWait(wait time.Duration) string {
+	return "wait=" + strconv.Itoa(int(wait/time.Second))
 }
 
 // cutUnquoted cuts s at the first separator that is in no quoted string.

@@ -1,4 +1,4 @@
-package api
+package wire
 
 import (
 	"net/http"
@@ -43,7 +43,7 @@ func TestPreferredWait(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := preferredWait(http.Header{"Prefer": tt.header}, limit); got != tt.want {
+			if got := PreferredWait(http.Header{"Prefer": tt.header}, limit); got != tt.want {
 				t.Errorf("wait %v, want %v", got, tt.want)
 			}
 		})
@@ -56,7 +56,7 @@ func FuzzPreferredWait(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, line string) {
 		const limit = 30 * time.Second
-		got := preferredWait(http.Header{"Prefer": {line}}, limit)
+		got := PreferredWait(http.Header{"Prefer": {line}}, limit)
 		if got < 0 || got > limit || got%time.Second != 0 {
 			t.Fatalf("%q: wait %v", line, got)
 		}
