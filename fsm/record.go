@@ -203,5 +203,5 @@ func (x *Record) asOf(now int64) *Record {
 
 // same reports whether two responses are the same to a client.
 func (x *Response) same(y *Response) bool {
-	return x.GetBodyDropped() == y.GetBodyDropped() && slices.Equal(x.GetDigest(), y.GetDigest())
+	return x.GetStatus() == y.GetStatus() && x.GetBodyDropped() == y.GetBodyDropped() && slices.Equal(x.GetDigest(), y.GetDigest())
 }

@@ -36,6 +36,12 @@ func NewResponse(status int, headers []*Header, body []byte) *Response {
 	return r
 }
 
+// NewDroppedResponse returns the record of a response whose body was not kept:
+// too long, or a stream. It has no digest, for nobody has seen all of it.
+func NewDroppedResponse(status int, headers []*Header) *Response {
+	return &Response{Status: int32(status), Headers: headers, BodyDropped: true}
+}
+
 // responseDigest is the SHA-256 over status, the number of headers, each
 // header's name and value, and body; numbers are 8 bytes, big endian, and each
 // string of bytes follows its length.

@@ -96,3 +96,20 @@ func TestABodyThatUnfoldsBeyondItsSizeTakesNoMemory(t *testing.T) {
 		t.Errorf("it took %d bytes to find out", n)
 	}
 }
+
+func TestAResponseWhoseBodyWasNotKeptNeedsNoDigest(t *testing.T) {
+	dropped := NewDroppedResponse(200, []*Header{{Name: "Etag", Value: "1"}})
+	if wrong := dropped.mistake(); wrong != "" {
+		t.Errorf("it is refused: %s", wrong)
+	}
+	if !dropped.same(NewDroppedResponse(200, nil)) {
+		t.Error("sent again, it is another response")
+	}
+	if dropped.same(NewDroppedResponse(201, nil)) {
+		t.Error("another status is the same response")
+	}
+	dropped.BodyDropped = false
+	if dropped.mistake() == "" {
+		t.Error("a body that is kept needs no digest either")
+	}
+}

@@ -143,7 +143,7 @@ func (r *Response) mistake() string {
 		return "there is no response"
 	case r.Status < 100 || r.Status > 999:
 		return "the status is not of three digits"
-	case len(r.Digest) != digestSize:
+	case len(r.Digest) != digestSize && !(r.BodyDropped && len(r.Digest) == 0):
 		return "the digest is not 32 bytes"
 	case r.Size < 0:
 		return "the size is negative"
