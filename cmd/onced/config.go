@@ -30,11 +30,13 @@ type configFile struct {
 	path   string
 	values map[string]string
 	lines  map[string]int
+	routes []fileRoute
 }
 
 // resolveConfigFile has the flags of the command that is run take their values
-// from the file that --config names, if it names one.
-func resolveConfigFile(ctx *kong.Context) error {
+// from the file that --config names, if it names one. Every mistake in the file
+// is reported.
+func resolveConfigFile(ctx *kong.Context) (*configFile, error) {
 	flags := ctx.Selected().Flags
 	for _, flag := range flags {
 		if flag.Name != "config" {
@@ -42,20 +44,23 @@ func resolveConfigFile(ctx *kong.Context) error {
 		}
 		path, _ := ctx.FlagValue(flag).(string)
 		if path == "" {
-			return nil
+			return nil, nil
 		}
 		file, err := readConfigFile(path)
-		if err != nil {
-			return err
+		if file == nil {
+			return nil, err
 		}
-		if err := file.checkNames(flags); err != nil {
-			return err
+		if err := errors.Join(err, file.checkNames(flags), file.checkValues(flags)); err != nil {
+			return nil, err
 		}
 		ctx.AddResolver(file)
+		return file, nil
 	}
-	return nil
+	return nil, nil
 }
 
+// readConfigFile reads the file. With an error it returns what could be read, or
+// nil if that is nothing.
 func readConfigFile(path string) (*configFile, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -87,18 +92,23 @@ func (f *configFile) wrong(at *yaml.Node, format string, args ...any) error {
 }
 
 func (f *configFile) take(root *yaml.Node) error {
+	var errs []error
 	for i := 0; i < len(root.Content); i += 2 {
 		name, value := root.Content[i], root.Content[i+1]
-		if _, twice := f.values[name.Value]; twice {
-			return f.wrong(name, "%s is set twice", name.Value)
+		if _, twice := f.lines[name.Value]; twice {
+			errs = append(errs, f.wrong(name, "%s is set twice", name.Value))
+			continue
 		}
-		text, err := f.flagText(name.Value, value)
-		if err != nil {
-			return err
+		f.lines[name.Value] = name.Line
+		var err error
+		if name.Value == routesMember {
+			f.routes, err = f.takeRoutes(value)
+		} else if f.values[name.Value], err = f.flagText(name.Value, value); err != nil {
+			delete(f.values, name.Value)
 		}
-		f.values[name.Value], f.lines[name.Value] = text, name.Line
+		errs = append(errs, err)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // flagText is value as it would be written behind the flag.
@@ -145,14 +155,34 @@ func (f *configFile) checkNames(flags []*kong.Flag) error {
 		names = append(names, name)
 	}
 	slices.SortFunc(names, func(a, b string) int { return f.lines[a] - f.lines[b] })
+	var errs []error
 	for _, name := range names {
 		if !known[name] {
 			hint := ""
 			if dashed := strings.ReplaceAll(name, "_", "-"); known[dashed] {
 				hint = fmt.Sprintf(", did you mean %q?", dashed)
 			}
-			return fmt.Errorf("%w %s, line %d: unknown member %q%s", errConfigFile, f.path, f.lines[name], name, hint)
+			errs = append(errs, fmt.Errorf("%w %s, line %d: unknown member %q%s", errConfigFile, f.path, f.lines[name], name, hint))
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkValues reports every value that is none for its flag.
+func (f *configFile) checkValues(flags []*kong.Flag) error {
+	var errs []error
+	for _, flag := range flags {
+		if text, ok := f.values[flag.Name]; ok {
+			errs = append(errs, f.try(flag, text))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// try reads a value as the flag would.
+func (f *configFile) try(flag *kong.Flag, text string) error {
+	if err := flag.Parse(kong.ScanAsType(kong.FlagValueToken, text), flag.Target); err != nil {
+		return fmt.Errorf("%w %s, line %d: %w", errConfigFile, f.path, f.lines[flag.Name], err)
 	}
 	return nil
 }
@@ -169,11 +199,7 @@ func (f *configFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (an
 			return nil, nil
 		}
 	}
-	trial := kong.ScanAsType(kong.FlagValueToken, text)
-	if err := flag.Parse(trial, flag.Target); err != nil {
-		return nil, fmt.Errorf("%w %s, line %d: %w", errConfigFile, f.path, f.lines[flag.Name], err)
-	}
-	return text, nil
+	return text, f.try(flag, text)
 }
 
 // peerList is "n1=host:port,n2=host:port".

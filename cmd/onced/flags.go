@@ -44,6 +44,11 @@ type serveCmd struct {
 	RaftProfile  string        `default:"lan" enum:"lan,wan" help:"Timeouts between nodes: lan or wan."`
 	ReqTimeout   time.Duration `name:"request-timeout" default:"10s" help:"How long a request waits for a leader and its commit."`
 	MaxClockSkew time.Duration `default:"1s" help:"How far this node's clock may be off for it to answer from its own state alone."`
+
+	gatewayFlags
+
+	// file is the YAML file, nil if there is none.
+	file *configFile
 }
 
 // Limits of the settings that package cluster does not know.
@@ -56,7 +61,12 @@ const (
 )
 
 // BeforeResolve reads the YAML file, if one is named.
-func (c *serveCmd) BeforeResolve(ctx *kong.Context) error { return resolveConfigFile(ctx) }
+func (c *serveCmd) BeforeResolve(ctx *kong.Context) (err error) {
+	if c.file, err = resolveConfigFile(ctx); c.file != nil {
+		c.routes = c.file.routes
+	}
+	return err
+}
 
 // validate reports everything that is wrong at once.
 func (c *serveCmd) validate() error {
@@ -79,7 +89,7 @@ func (c *serveCmd) validate() error {
 	wrong(len(c.Unique) > 64, "--unique: %d names, at most 64", len(c.Unique))
 	errs = append(errs, c.checkAddr("--http-addr", c.HTTPAddr), c.checkAddr("--raft-addr", c.RaftAddr))
 	wrong(c.HTTPAddr == c.RaftAddr, "--http-addr and --raft-addr are both %s: clients and nodes need a port each", c.HTTPAddr)
-	errs = append(errs, c.clusterConfig(nil, nil).Validate())
+	errs = append(errs, c.clusterConfig(nil, nil).Validate(), c.validateGateway())
 	return errors.Join(errs...)
 }
 

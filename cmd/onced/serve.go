@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"syscall"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/onced/onced/api"
 	"github.com/onced/onced/cluster"
+
 	"github.com/onced/onced/wire"
 )
 
@@ -36,11 +38,18 @@ func (c *serveCmd) Run(s *session) error {
 	log := c.logger(s.stderr)
 	// Listening comes first: a port that is taken is told before anything on
 	// disk is touched. Requests that arrive meanwhile wait in the backlog.
-	listener, err := listen(s.ctx, c.HTTPAddr)
+	listener, err := listen(s.ctx, "--http-addr", c.HTTPAddr)
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
+	var gatewayListener net.Listener
+	if c.GatewayAddr != "" {
+		if gatewayListener, err = listen(s.ctx, "--gateway-addr", c.GatewayAddr); err != nil {
+			return err
+		}
+		defer gatewayListener.Close()
+	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	node, err := cluster.Open(s.ctx, c.clusterConfig(log, metrics))
@@ -54,37 +63,45 @@ func (c *serveCmd) Run(s *session) error {
 	server := api.NewHTTPServer(handler)
 	// What it reports are clients that break off.
 	server.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
+	proxy, err := c.startGateway(gatewayListener, node, log, metrics)
+	if err != nil {
+		return errors.Join(err, node.Close())
+	}
 	log.Info("serving", "node", c.NodeID, "http", listener.Addr().String(), "raft", c.RaftAddr, "data", c.DataDir)
-	return c.serve(s.ctx, server, listener, node, log)
+	return c.serve(s.ctx, server, proxy, listener, node, log)
 }
 
-func listen(ctx context.Context, addr string) (net.Listener, error) {
+func listen(ctx context.Context, flag, addr string) (net.Listener, error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("--http-addr %s is taken by another process: stop that one, or choose another port", addr)
+		return nil, fmt.Errorf("%s %s is taken by another process: stop that one, or choose another port", flag, addr)
 	case err != nil:
-		return nil, fmt.Errorf("listen on --http-addr: %w", err)
+		return nil, fmt.Errorf("listen on %s: %w", flag, err)
 	}
 	return listener, nil
 }
 
 // serve runs server until ctx ends, and then stops everything in order.
-func (c *serveCmd) serve(ctx context.Context, server *http.Server, listener net.Listener, node *cluster.Node, log *slog.Logger) error {
+func (c *serveCmd) serve(ctx context.Context, server *http.Server, proxy *gatewayServer, listener net.Listener, node *cluster.Node, log *slog.Logger) error {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(wire.ProblemListener(listener, maxConnections())) }()
 	var fault error
 	select {
 	case <-ctx.Done():
-		c.drain(context.WithoutCancel(ctx), server, node, log)
+		c.drain(context.WithoutCancel(ctx), server, proxy, node, log)
 	case err := <-node.Fatal():
 		fault = fmt.Errorf("node %s cannot go on: %w", c.NodeID, err)
 		server.Close()
 	case err := <-served:
 		fault = fmt.Errorf("serve HTTP: %w", err)
 		served <- err
+	case err := <-proxy.served:
+		fault = fmt.Errorf("serve gateway: %w", err)
+		server.Close()
 	}
 	<-served
+	proxy.close()
 	if err := closeNode(node); err != nil && fault == nil {
 		fault = fmt.Errorf("close node: %w", err)
 	}
@@ -119,7 +136,7 @@ func closeNode(node *cluster.Node) error {
 // drain lets the requests in hand end: the node turns not ready, hands its
 // leadership on, and only then takes no more connections. What it could not
 // wait for is no failure of the stop that was asked for, so it is logged.
-func (c *serveCmd) drain(ctx context.Context, server *http.Server, node *cluster.Node, log *slog.Logger) {
+func (c *serveCmd) drain(ctx context.Context, server *http.Server, proxy *gatewayServer, node *cluster.Node, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	delay := time.NewTimer(c.DrainDelay)
@@ -130,8 +147,13 @@ func (c *serveCmd) drain(ctx context.Context, server *http.Server, node *cluster
 		log.Warn("leadership was not handed on: the others elect", "error", err)
 	}
 	<-delay.C
-	if err := server.Shutdown(ctx); err != nil {
-		log.Warn("requests were cut off", "after", stopTimeout, "error", err)
-		server.Close()
-	}
+	var both sync.WaitGroup
+	both.Go(func() { proxy.shutDown(ctx, log) })
+	both.Go(func() {
+		if err := server.Shutdown(ctx); err != nil {
+			log.Warn("requests were cut off", "after", stopTimeout, "error", err)
+			server.Close()
+		}
+	})
+	both.Wait()
 }

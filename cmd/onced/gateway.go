@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/onced/onced/cluster"
+	"github.com/onced/onced/gateway"
+	"github.com/onced/onced/gateway/framing"
+)
+
+// gatewayFlags are the settings of the gateway. Those of requests are what a
+// route has where it says nothing itself; routes are in the YAML file alone.
+type gatewayFlags struct {
+	GatewayAddr string   `placeholder:"HOST:PORT" help:"Where clients reach the gateway. Needs --upstream."`
+	Upstream    []string `placeholder:"URL" help:"Base URL of the service behind the gateway; several for several instances of it."`
+
+	UpstreamHealth      string        `placeholder:"PATH" help:"Path that is asked of each upstream every two seconds; one that fails gets no requests while another does not."`
+	UpstreamHost        bool          `help:"Send the upstream its own name as Host, not the one that the client asked for."`
+	UpstreamIdleTimeout time.Duration `default:"4s" help:"How long a connection to an upstream is kept unused: shorter than the upstream's own limit."`
+
+	GatewayKey         string        `default:"optional" enum:"optional,required,off" help:"A POST or PATCH without a key: optional passes it through, required refuses it."`
+	GatewayOnLapse     string        `default:"block" enum:"block,retry" help:"When an outcome is unknown: block until it is resolved, or let a retry run again."`
+	GatewayLease       time.Duration `default:"15s" help:"How long a claim stands without a word from its node: 1s to 1h."`
+	GatewayTimeout     time.Duration `default:"60s" help:"How long the upstream may take for a keyed request: to 1h."`
+	GatewayMaxRequest  byteSize      `default:"1MiB" help:"Largest body of a keyed request: to 16MiB."`
+	GatewayMaxResponse byteSize      `default:"512KiB" help:"Largest body of a response that is kept: to 16MiB."`
+	GatewayKeepHeaders []string      `placeholder:"NAME" help:"Response headers that are kept beside the usual ones."`
+	GatewayNamespace   string        `default:"authorization" help:"Whose a key is: authorization (a hash of that header), header:NAME, cookie:NAME, host or shared."`
+	GatewayMaxBuffered byteSize      `default:"256MiB" help:"Most bytes of request bodies held at once; more are answered 503."`
+	MaxWaitersPerKey   int           `default:"128" help:"Most requests to the gateway that wait for one key in flight."`
+
+	routes []fileRoute
+}
+
+// fileRoute is a route of the YAML file.
+type fileRoute struct {
+	gateway.Route
+	line int
+}
+
+// gatewayDefaults are the settings of requests that no route says anything of.
+func (c *serveCmd) gatewayDefaults() gateway.Settings {
+	canonical := false
+	return gateway.Settings{
+		Key: gateway.KeyPolicy(c.GatewayKey), OnLapse: c.GatewayOnLapse,
+		TTL: c.TTL, Lease: c.GatewayLease, Timeout: c.GatewayTimeout,
+		MaxRequest: int64(c.GatewayMaxRequest), MaxResponse: int64(c.GatewayMaxResponse),
+		KeepHeaders: c.GatewayKeepHeaders, Canonical: &canonical, Namespace: c.GatewayNamespace,
+	}
+}
+
+// validateGateway reports everything that is wrong with the gateway's settings.
+func (c *serveCmd) validateGateway() error {
+	var errs []error
+	if c.GatewayAddr == "" {
+		if len(c.Upstream) > 0 || len(c.routes) > 0 {
+			errs = append(errs, errors.New("--upstream and routes are of the gateway: say with --gateway-addr where it listens"))
+		}
+		return errors.Join(errs...)
+	}
+	errs = append(errs, c.checkAddr("--gateway-addr", c.GatewayAddr))
+	if len(c.Upstream) == 0 {
+		errs = append(errs, errors.New("--gateway-addr needs --upstream: the URL of the service behind the gateway"))
+	}
+	for _, raw := range c.Upstream {
+		if _, err := parseUpstream(raw); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	defaults := c.gatewayDefaults()
+	for _, m := range defaults.Mistakes() {
+		if !strings.HasPrefix(m.Error(), "ttl ") { // --ttl has been looked at
+			errs = append(errs, fmt.Errorf("--gateway-%w", m))
+		}
+	}
+	for _, r := range c.routes {
+		for _, m := range r.Mistakes(defaults) {
+			errs = append(errs, fmt.Errorf("%w %s, line %d: route %s: %w", errConfigFile, c.Config, r.line, r.Path, m))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func parseUpstream(raw string) (*url.URL, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return nil, fmt.Errorf("--upstream %q is no URL", raw)
+	}
+	if err := gateway.CheckUpstream(u); err != nil {
+		return nil, fmt.Errorf("--upstream: %w", err)
+	}
+	return u, nil
+}
+
+func (c *serveCmd) gatewayConfig(node *cluster.Node, log *slog.Logger, metrics prometheus.Registerer) gateway.Config {
+	cfg := gateway.Config{
+		Cluster: node, HealthPath: c.UpstreamHealth, Default: c.gatewayDefaults(),
+		MaxInHand: c.MaxInHand, MaxBuffered: int64(c.GatewayMaxBuffered), MaxWait: c.MaxWait,
+		MaxWaiters: c.MaxWaiters, MaxWaitersPerKey: c.MaxWaitersPerKey,
+		IdleTimeout: c.UpstreamIdleTimeout, UpstreamHost: c.UpstreamHost, Metrics: metrics, Log: log,
+	}
+	for _, raw := range c.Upstream {
+		if u, err := parseUpstream(raw); err == nil { // it was validated
+			cfg.Upstreams = append(cfg.Upstreams, u)
+		}
+	}
+	for _, r := range c.routes {
+		cfg.Routes = append(cfg.Routes, r.Route)
+	}
+	return cfg
+}
+
+// gatewayServer is the gateway with the server in front of it; the zero value
+// is none.
+type gatewayServer struct {
+	gateway *gateway.Gateway
+	server  *http.Server
+	served  chan error // closed when the server has ended
+}
+
+// startGateway begins to serve on listener, which is nil where there is no
+// gateway.
+func (c *serveCmd) startGateway(listener net.Listener, node *cluster.Node, log *slog.Logger, metrics prometheus.Registerer) (*gatewayServer, error) {
+	if listener == nil {
+		return &gatewayServer{}, nil
+	}
+	g, err := gateway.New(c.gatewayConfig(node, log, metrics))
+	if err != nil {
+		return nil, err
+	}
+	s := &gatewayServer{gateway: g, server: gateway.NewHTTPServer(g, log), served: make(chan error, 1)}
+	s.server.ConnContext, s.server.ConnState = framing.ConnContext, framing.ConnState
+	go func() {
+		defer close(s.served)
+		s.served <- s.server.Serve(framing.NewListener(listener, framing.Limits{}))
+	}()
+	log.Info("serving gateway", "http", listener.Addr().String(), "upstream", c.Upstream)
+	return s, nil
+}
+
+// shutDown waits for the requests in hand until ctx ends, and cuts off the rest.
+func (s *gatewayServer) shutDown(ctx context.Context, log *slog.Logger) {
+	if s.server == nil {
+		return
+	}
+	if err := s.server.Shutdown(ctx); err != nil {
+		log.Warn("gateway requests were cut off", "error", err)
+	}
+	s.close()
+}
+
+// close ends the gateway at once, and waits for it.
+func (s *gatewayServer) close() {
+	if s.server == nil {
+		return
+	}
+	s.server.Close()
+	s.gateway.Close()
+	for range s.served {
+	}
+}
