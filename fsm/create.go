@@ -75,7 +75,7 @@ func withoutBody(r *Response) *Response {
 func (t *transaction) duplicateOf(c *Command) (string, error) {
 	for _, u := range c.Uniques {
 		t.other = appendUniqueKey(t.other[:0], c.Namespace, u)
-		value, err := t.batch.Get(t.other)
+		value, err := present{t.batch, t.presence}.Get(t.other)
 		if err != nil {
 			return "", err
 		}
@@ -125,6 +125,7 @@ func (t *transaction) addResource(c *Command) (wrong string, err error) {
 	for _, u := range c.Uniques {
 		t.other = appendUniqueKey(t.other[:0], c.Namespace, u)
 		t.value = appendText(t.value[:0], t.other, c.ResourceId)
+		t.presence.add(t.other)
 		if err := t.batch.Set(t.other, t.value); err != nil {
 			return "", err
 		}

@@ -7,8 +7,9 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// presence knows in memory which records and resources are stored, so that a
-// new key costs no read: an LSM store pays most for what it does not have.
+// presence knows in memory which records, resources and unique values are
+// stored, so that a new key costs no read: an LSM store pays most for what it
+// does not have.
 //
 // It is exact but for hashes that collide, where it says yes for no; it never
 // says no for yes. What it says decides only whether the store is asked, so it
@@ -83,15 +84,15 @@ func (p present) Get(key []byte) ([]byte, error) {
 	return p.getter.Get(key)
 }
 
-// Warm reads which records and resources there are, so that new keys cost no
-// read from then on: eight bytes of memory a key and some. It is called before
+// Warm reads which records, resources and unique values there are, so that new
+// keys cost no read from then on: eight bytes of memory a key and some. It is called before
 // the first Apply.
 func (m *Machine) Warm() error {
 	p := &m.presence
 	p.mu.Lock()
 	p.hashes, p.more = map[uint64]struct{}{}, map[uint64]int{}
 	p.mu.Unlock()
-	for _, table := range []byte{tableRecord, tableResource} {
+	for _, table := range []byte{tableRecord, tableResource, tableUnique} {
 		err := m.store.Scan([]byte{table}, []byte{table + 1}, func(key, _ []byte) bool {
 			p.add(key)
 			return true

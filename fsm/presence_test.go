@@ -110,6 +110,7 @@ func TestAWarmMachineAnswersAsAColdOne(t *testing.T) {
 		switch kind {
 		case Kind_CREATE:
 			c.Surface, c.ResourceId = Surface_SURFACE_CREATE, fmt.Sprint("id", rand.IntN(50))
+			c.Uniques = []*Unique{{Field: "f", Value: fmt.Appendf(nil, "%032d", rand.IntN(80))}}
 			fallthrough
 		case Kind_COMPLETE:
 			c.Response = NewResponse(201, nil, []byte("body"))
