@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -24,7 +26,7 @@ type PebbleOptions struct {
 	// CacheBytes is the size of the block cache. Default 64 MiB.
 	CacheBytes int64
 	// MemTableBytes is how much is gathered in memory before it is written
-	// out. Up to four such tables may be waiting. Default 32 MiB.
+	// out. Up to four such tables may be waiting. Default 64 MiB.
 	MemTableBytes uint64
 	// ReadOnly opens an existing store for reading alone.
 	ReadOnly bool
@@ -68,7 +70,7 @@ func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
 		o.CacheBytes = 64 << 20
 	}
 	if o.MemTableBytes == 0 {
-		o.MemTableBytes = 32 << 20
+		o.MemTableBytes = 64 << 20
 	}
 	p := &pebble.Options{
 		FS:           o.FS,
@@ -82,9 +84,9 @@ func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
 		// A burst is taken up by waiting memtables and by L0; only when
 		// compaction is hopelessly behind do writes have to wait for it.
 		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       2,
+		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
-		LBaseMaxBytes:               64 << 20,
+		LBaseMaxBytes:               256 << 20,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 		Logger:                      events,
 		EventListener:               events.listener(),
@@ -157,7 +159,9 @@ func (p *Pebble) commit(writes map[string][]byte) (err error) {
 			err = fmt.Errorf("commit to store: %w", e)
 		}
 	}()
-	for key, value := range writes {
+	// In order, each key is found a place for from where the last one went.
+	for _, key := range slices.Sorted(maps.Keys(writes)) {
+		value := writes[key]
 		if value == nil {
 			err = b.Delete([]byte(key), nil)
 		} else {
