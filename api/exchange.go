@@ -10,8 +10,10 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gorilla/mux"
 
@@ -115,6 +117,9 @@ func (s *server) dispatch(x *exchange, route *route) error {
 	if err := x.parseQuery(m.query); err != nil {
 		return err
 	}
+	if err := x.otherNamespace(caller.Role); err != nil {
+		return err
+	}
 	return m.handle(s, x)
 }
 
@@ -149,6 +154,27 @@ func (x *exchange) parseQuery(known []string) error {
 		}
 	}
 	x.query = query
+	return nil
+}
+
+// maxNamespace is the longest namespace, in bytes.
+const maxNamespace = 255
+
+// otherNamespace has an operator see, instead of its own namespace, the one
+// that the query names: records of the gateway are in namespaces that are
+// nobody's credential.
+func (x *exchange) otherNamespace(role Role) error {
+	if !x.query.Has("namespace") {
+		return nil
+	}
+	if role != Operator {
+		return wire.Forbidden.With("only an operator may name a namespace: leave the query parameter out")
+	}
+	name := x.query.Get("namespace")
+	if name == "" || len(name) > maxNamespace || strings.Contains(name, "\x00") || !utf8.ValidString(name) {
+		return wrong("namespace", "use 1 to 255 bytes of UTF-8 without NUL")
+	}
+	x.namespace = name
 	return nil
 }
 

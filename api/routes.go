@@ -47,8 +47,8 @@ type route struct {
 
 // routes, the busiest first: the router tries them in this order.
 func routes() []*route {
-	key := func(call string, a access, handle func(*server, *exchange) error) *route {
-		return &route{path: "/v1/keys/{key:[^/]*}/" + call, methods: map[string]method{"POST": {handle: handle, access: a}}}
+	key := func(call string, a access, handle func(*server, *exchange) error, query ...string) *route {
+		return &route{path: "/v1/keys/{key:[^/]*}/" + call, methods: map[string]method{"POST": {handle, a, query}}}
 	}
 	all := []*route{
 		{path: "/create", methods: map[string]method{"POST": {handle: (*server).create, access: forClients}}},
@@ -57,13 +57,13 @@ func routes() []*route {
 		key("renew", forClients, (*server).renew),
 		key("release", forClients, (*server).release),
 		key("fail", forClients, (*server).fail),
-		key("resolve", forOperators, (*server).resolve),
+		key("resolve", forOperators, (*server).resolve, "namespace"),
 		{path: "/v1/keys", methods: map[string]method{
-			"GET": {(*server).listKeys, forClients, []string{"state", "prefix", "limit", "after"}},
+			"GET": {(*server).listKeys, forClients, []string{"state", "prefix", "limit", "after", "namespace"}},
 		}},
 		{path: "/v1/keys/{key:[^/]*}", methods: map[string]method{
-			"GET":    {(*server).getKey, forClients, []string{"consistency"}},
-			"DELETE": {(*server).forgetKey, forOperators, []string{"fence", "force"}},
+			"GET":    {(*server).getKey, forClients, []string{"consistency", "namespace"}},
+			"DELETE": {(*server).forgetKey, forOperators, []string{"fence", "force", "namespace"}},
 		}},
 		{path: "/resources", methods: map[string]method{"GET": {(*server).listResources, forClients, []string{"limit", "after"}}}},
 		{path: "/resources/{id:[^/]*}", methods: map[string]method{"GET": {handle: (*server).getResource, access: forClients}}},
