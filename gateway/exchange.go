@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/onced/onced/fsm"
@@ -141,7 +142,19 @@ func (g *Gateway) claim(x *exchange) error {
 		x.outcome = replayed
 		return wire.SendRecorded(x.w, x.echo, o)
 	}
-	return wire.ProblemOfOutcome(o)
+	var p *wire.Problem
+	if err = wire.ProblemOfOutcome(o); errors.As(err, &p) && errors.Is(p, wire.OutcomeUnknown) {
+		return x.named(p)
+	}
+	return err
+}
+
+// named returns p with the namespace of the key, which an operator needs to
+// settle it and cannot guess.
+func (x *exchange) named(p *wire.Problem) *wire.Problem {
+	q := *p
+	q.Members = append(slices.Clone(p.Members), wire.Member{Name: "namespace", Value: wire.AppendString(nil, x.key.Namespace)})
+	return &q
 }
 
 // refuse answers with the problem that err is, and logs what is not the
@@ -154,7 +167,7 @@ func (g *Gateway) refuse(x *exchange, err error) {
 	var known *wire.Problem
 	gone := x.r.Context().Err() != nil && errors.Is(err, context.Canceled)
 	if p.Status >= http.StatusInternalServerError && !gone && !errors.As(err, &known) {
-		g.log.Warn("gateway request failed", "route", x.name(), "method", x.r.Method, "problem", p.Slug, "key", hashKey(x.key), "err", err)
+		g.log.Warn("gateway request failed", "route", x.name(), "method", x.r.Method, "problem", p.Slug, "namespace", x.key.Namespace, "key", hashKey(x.key), "err", err)
 	}
 	if x.w.status != 0 {
 		// Half an answer is out: only breaking off tells the client.

@@ -131,6 +131,8 @@ func (c Config) Validate() error {
 		for _, err := range r.Mistakes(c.Default) {
 			errs = append(errs, fmt.Errorf("route %d (%s): %w", i+1, r.Path, err))
 		}
+		place, hidden := r.HiddenBy(c.Routes[:i])
+		wrong(hidden, "route %d (%s): route %d has its path and methods, so that it never matches", i+1, r.Path, place+1)
 	}
 	return errors.Join(errs...)
 }

@@ -1,14 +1,11 @@
 package gateway
 
 import (
-	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/gorilla/mux"
-	"golang.org/x/net/http/httpguts"
 
 	"github.com/onced/onced/fsm"
 )
@@ -113,68 +110,17 @@ func (s Settings) withDefaults(d Settings) Settings {
 	return s
 }
 
-// Limits of Settings.
-const (
-	minTTL, maxTTL     = time.Second, 720 * time.Hour
-	minLease, maxLease = time.Second, time.Hour
-	maxTimeout         = time.Hour
-	maxBody            = 16 << 20
-)
-
-// Mistakes is everything that is wrong with the settings. Each begins with the name
-// of the one that it is about.
-func (s Settings) Mistakes() (errs []error) {
-	wrong := func(bad bool, format string, args ...any) {
-		if bad {
-			errs = append(errs, fmt.Errorf(format, args...))
-		}
-	}
-	wrong(s.Key != KeyOptional && s.Key != KeyRequired && s.Key != KeyOff, "key %q: use optional, required or off", s.Key)
-	wrong(s.OnLapse != "block" && s.OnLapse != "retry", "on-lapse %q: use block or retry", s.OnLapse)
-	wrong(s.TTL < minTTL || s.TTL > maxTTL, "ttl %v: use 1s to 720h", s.TTL)
-	wrong(s.Lease < minLease || s.Lease > maxLease, "lease %v: use 1s to 1h", s.Lease)
-	wrong(s.Timeout < time.Millisecond || s.Timeout > maxTimeout, "timeout %v: use 1ms to 1h", s.Timeout)
-	wrong(s.MaxRequest < 1 || s.MaxRequest > maxBody, "max-request %d: use 1 byte to 16 MiB", s.MaxRequest)
-	wrong(s.MaxResponse < 1 || s.MaxResponse > maxBody, "max-response %d: use 1 byte to 16 MiB", s.MaxResponse)
-	for _, name := range s.KeepHeaders {
-		wrong(!httpguts.ValidHeaderFieldName(name), "keep-headers: %q is no name of a header", name)
-		name = http.CanonicalHeaderKey(name)
-		wrong(neverKept(name), "keep-headers: %s is never kept: it is a credential, or true of one exchange only", name)
-	}
-	for _, path := range append(slices.Clone(s.Ignore), s.KeyMember) {
-		wrong(path != "" && slices.Contains(strings.Split(path, "."), ""), "member %q: a name in it is empty", path)
-	}
-	for _, status := range s.NotRecorded {
-		wrong(status < 400 || status > 599, "not-recorded %d: use statuses from 400 to 599", status)
-	}
-	_, err := parseNamespace(s.Namespace)
-	if err != nil {
-		errs = append(errs, err)
-	}
-	return errs
-}
-
-// Mistakes is everything that is wrong with the route, whose settings are
-// completed by those of d.
-func (r Route) Mistakes(d Settings) []error {
-	errs := r.withDefaults(d).Mistakes()
-	if !strings.HasPrefix(r.Path, "/") {
-		errs = append(errs, fmt.Errorf("path %q: begin it with /", r.Path))
-	} else if err := mux.NewRouter().NewRoute().Path(r.Path).GetError(); err != nil {
-		errs = append(errs, fmt.Errorf("path %q: %w", r.Path, err))
-	}
-	for _, m := range r.Methods {
-		if !slices.Contains(coverable, m) {
-			errs = append(errs, fmt.Errorf("method %q: use some of %s", m, strings.Join(coverable, ", ")))
-		}
-	}
-	return errs
-}
-
 // coverable are the methods of requests that may carry a key that counts.
 var coverable = []string{http.MethodPost, http.MethodPatch, http.MethodPut, http.MethodDelete}
 
 var usuallyCovered = coverable[:2]
+
+func (r Route) methods() []string {
+	if len(r.Methods) == 0 {
+		return usuallyCovered
+	}
+	return r.Methods
+}
 
 // route is a Route made ready.
 type route struct {
@@ -206,11 +152,7 @@ func (covered) ServeHTTP(http.ResponseWriter, *http.Request) {}
 func newRouter(cfg Config) (m *mux.Router, fallback *route) {
 	m = mux.NewRouter().UseEncodedPath().SkipClean(true)
 	for _, r := range cfg.Routes {
-		methods := r.Methods
-		if len(methods) == 0 {
-			methods = usuallyCovered
-		}
-		m.NewRoute().Path(r.Path).Methods(methods...).Handler(covered{newRoute(r.Path, r.withDefaults(cfg.Default))})
+		m.NewRoute().Path(r.Path).Methods(r.methods()...).Handler(covered{newRoute(r.Path, r.withDefaults(cfg.Default))})
 	}
 	return m, newRoute("default", cfg.Default)
 }

@@ -171,7 +171,7 @@ func (r *run) failed(err error) error {
 		r.log.Warn("upstream cannot be reached", "route", r.name(), "err", err)
 		return r.giveBack(wire.UpstreamUnreachable)
 	}
-	r.log.Warn("outcome is unknown: the upstream gave no whole answer", "route", r.name(), "key", hashKey(r.key), "err", err)
+	r.log.Warn("outcome is unknown: the upstream gave no whole answer", "route", r.name(), "namespace", r.key.Namespace, "key", hashKey(r.key), "err", err)
 	if _, err := r.settle(&fsm.Command{Kind: fsm.Kind_FAIL}); err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func (r *run) giveBack(p *wire.Problem) error {
 
 // unknown is the answer to the first client whose outcome is not known.
 func (r *run) unknown(detail string) *wire.Problem {
-	p := wire.OutcomeUnknown.With(detail)
+	p := r.named(wire.OutcomeUnknown.With(detail))
 	p.Status = http.StatusGatewayTimeout
 	if r.route.onLapse == fsm.OnLapse_RETRY {
 		p.Detail += "; sent again, the request may run again"
@@ -238,7 +238,7 @@ func (r *run) settleLater(c *fsm.Command) {
 		case <-ctx.Done():
 		}
 	}
-	r.log.Warn("an outcome could not be committed: the key stays unknown", "key", hashKey(r.key))
+	r.log.Warn("an outcome could not be committed: the key stays unknown", "route", r.name(), "namespace", r.key.Namespace, "key", hashKey(r.key))
 }
 
 // keepRenewed renews the lease while the upstream works, until stop is called.
