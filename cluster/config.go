@@ -105,74 +105,75 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// Mistake is one thing that is wrong with a Config.
+type Mistake struct {
+	Field string // of Config
+	Err   error
+}
+
+// Error is the text of Err.
+func (m *Mistake) Error() string { return m.Err.Error() }
+
+// Unwrap returns Err.
+func (m *Mistake) Unwrap() error { return m.Err }
+
+type mistakes []*Mistake
+
+func (all *mistakes) add(bad bool, field, format string, args ...any) {
+	if bad {
+		*all = append(*all, &Mistake{field, fmt.Errorf(format, args...)})
+	}
+}
+
 // Validate reports everything that is wrong with c at once.
 func (c Config) Validate() error {
-	c = c.withDefaults()
 	var errs []error
-	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if !validNodeID(c.NodeID) {
-		wrong("node id %q: use 1 to 64 of A-Z a-z 0-9 . _ -", c.NodeID)
+	for _, m := range c.Mistakes() {
+		errs = append(errs, m)
 	}
-	if c.DataDir == "" {
-		wrong("no data directory: name one with --data-dir")
-	}
-	if err := checkAddr(c.RaftAddr); err != nil {
-		wrong("raft address: %w", err)
-	}
-	if c.LogStore != "wal" && c.LogStore != "bolt" {
-		wrong("log store %q: use wal or bolt", c.LogStore)
-	}
-	if c.Profile != "lan" && c.Profile != "wan" {
-		wrong("raft profile %q: use lan or wan", c.Profile)
-	}
-	if c.RequestTimeout < 100*time.Millisecond || c.RequestTimeout > 5*time.Minute {
-		wrong("request timeout %v: use 100ms to 5m", c.RequestTimeout)
-	}
-	if c.MaxClockSkew < time.Millisecond || c.MaxClockSkew > time.Hour {
-		wrong("max clock skew %v: use 1ms to 1h", c.MaxClockSkew)
-	}
-	if c.Join != "" && len(c.Peers) > 0 {
-		wrong("both --join and --peers: --peers is for the first start of a new cluster, --join for a node added to a running one; use one")
-	}
-	if c.Join != "" {
-		if err := checkAddr(c.Join); err != nil {
-			wrong("join address: %w", err)
-		}
-	}
-	errs = append(errs, c.validatePeers()...)
 	return errors.Join(errs...)
 }
 
-func (c Config) validatePeers() (errs []error) {
+// Mistakes is everything that is wrong with c.
+func (c Config) Mistakes() []*Mistake {
+	c = c.withDefaults()
+	var m mistakes
+	m.add(!validNodeID(c.NodeID), "NodeID", "node id %q: use 1 to 64 of A-Z a-z 0-9 . _ -", c.NodeID)
+	m.add(c.DataDir == "", "DataDir", "no data directory: name one with --data-dir")
+	if err := checkAddr(c.RaftAddr); err != nil {
+		m.add(true, "RaftAddr", "raft address: %w", err)
+	}
+	m.add(c.LogStore != "wal" && c.LogStore != "bolt", "LogStore", "log store %q: use wal or bolt", c.LogStore)
+	m.add(c.Profile != "lan" && c.Profile != "wan", "Profile", "raft profile %q: use lan or wan", c.Profile)
+	m.add(c.RequestTimeout < 100*time.Millisecond || c.RequestTimeout > 5*time.Minute, "RequestTimeout", "request timeout %v: use 100ms to 5m", c.RequestTimeout)
+	m.add(c.MaxClockSkew < time.Millisecond || c.MaxClockSkew > time.Hour, "MaxClockSkew", "max clock skew %v: use 1ms to 1h", c.MaxClockSkew)
+	m.add(c.Join != "" && len(c.Peers) > 0, "Peers", "both --join and --peers: --peers is for the first start of a new cluster, --join for a node added to a running one; use one")
+	if c.Join != "" {
+		if err := checkAddr(c.Join); err != nil {
+			m.add(true, "Join", "join address: %w", err)
+		}
+	}
+	return append(m, c.peerMistakes()...)
+}
+
+func (c Config) peerMistakes() (m mistakes) {
 	if len(c.Peers) == 0 {
 		return nil
 	}
 	ids, addrs, self := map[string]bool{}, map[string]bool{}, false
 	for _, p := range c.Peers {
-		if !validNodeID(p.ID) {
-			errs = append(errs, fmt.Errorf("peer id %q: use 1 to 64 of A-Z a-z 0-9 . _ -", p.ID))
-		}
+		m.add(!validNodeID(p.ID), "Peers", "peer id %q: use 1 to 64 of A-Z a-z 0-9 . _ -", p.ID)
 		if err := checkAddr(p.Addr); err != nil {
-			errs = append(errs, fmt.Errorf("peer %s: %w", p.ID, err))
+			m.add(true, "Peers", "peer %s: %w", p.ID, err)
 		}
-		if ids[p.ID] {
-			errs = append(errs, fmt.Errorf("peer %s is listed twice", p.ID))
-		}
-		if addrs[p.Addr] {
-			errs = append(errs, fmt.Errorf("peer address %s is listed twice", p.Addr))
-		}
+		m.add(ids[p.ID], "Peers", "peer %s is listed twice", p.ID)
+		m.add(addrs[p.Addr], "Peers", "peer address %s is listed twice", p.Addr)
 		ids[p.ID], addrs[p.Addr] = true, true
-		if p.ID == c.NodeID {
-			self = true
-			if p.Addr != c.RaftAddr {
-				errs = append(errs, fmt.Errorf("peer list gives this node (%s) the address %s, but its raft address is %s: make them the same", p.ID, p.Addr, c.RaftAddr))
-			}
-		}
+		self = self || p.ID == c.NodeID
+		m.add(p.ID == c.NodeID && p.Addr != c.RaftAddr, "Peers", "peer list gives this node (%s) the address %s, but its raft address is %s: make them the same", p.ID, p.Addr, c.RaftAddr)
 	}
-	if !self {
-		errs = append(errs, fmt.Errorf("peer list does not name this node (%s): every node is started with the whole list, itself included", c.NodeID))
-	}
-	return errs
+	m.add(!self, "Peers", "peer list does not name this node (%s): every node is started with the whole list, itself included", c.NodeID)
+	return m
 }
 
 func validNodeID(id string) bool {
