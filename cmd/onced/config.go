@@ -5,253 +5,288 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 	"gopkg.in/yaml.v3"
-
-	"github.com/onced/onced/cluster"
 )
 
 // errConfigFile marks a mistake in the YAML file.
 var errConfigFile = errors.New("config file")
 
+// fileMistake is one thing that is wrong in the YAML file.
+type fileMistake struct {
+	path string
+	line int // 0: of the file as a whole
+	err  error
+}
+
+// Error says where it is and what.
+func (m *fileMistake) Error() string { return "config file " + m.located() }
+
+// Is makes it an errConfigFile.
+func (m *fileMistake) Is(target error) bool { return target == errConfigFile }
+
+// Unwrap returns what is wrong.
+func (m *fileMistake) Unwrap() error { return m.err }
+
+func (m *fileMistake) located() string {
+	if m.line == 0 {
+		return fmt.Sprintf("%s: %v", m.path, m.err)
+	}
+	return fmt.Sprintf("%s, line %d: %v", m.path, m.line, m.err)
+}
+
 // configFile is the YAML file: a map from flag name to the value that the flag
-// would be given. A list stands for the comma-separated form, and a map for
-// name=value pairs of it.
+// would be given. A flag that takes several values takes a list too, and one of
+// name=value pairs a map.
 //
 // It is read with yaml.v3 itself and not with kong-yaml, which silently drops
 // members that it does not know and knows no line numbers.
 type configFile struct {
-	path   string
-	values map[string]string
-	lines  map[string]int
-	routes []fileRoute
+	path     string
+	flags    map[string]*kong.Flag // those that it may set, by name
+	values   map[string]any        // string or []any of strings
+	lines    map[string]int        // of all members
+	routes   []fileRoute
+	mistakes []error // *fileMistake all
 }
 
 // resolveConfigFile has the flags of the command that is run take their values
-// from the file that --config names, if it names one. Every mistake in the file
-// is reported.
+// from the file that --config names; without it, the file is nil. Every mistake
+// in the file is reported.
 func resolveConfigFile(ctx *kong.Context) (*configFile, error) {
 	flags := ctx.Selected().Flags
-	for _, flag := range flags {
-		if flag.Name != "config" {
-			continue
-		}
-		path, _ := ctx.FlagValue(flag).(string)
-		if path == "" {
-			return nil, nil
-		}
-		file, err := readConfigFile(path)
-		if file == nil {
-			return nil, err
-		}
-		if err := errors.Join(err, file.checkNames(flags), file.checkValues(flags)); err != nil {
-			return nil, err
-		}
-		ctx.AddResolver(file)
-		return file, nil
+	i := slices.IndexFunc(flags, func(f *kong.Flag) bool { return f.Name == "config" })
+	path, _ := ctx.FlagValue(flags[i]).(string)
+	if path == "" {
+		return nil, nil
 	}
-	return nil, nil
+	file, err := readConfigFile(path, flags)
+	if err != nil {
+		return nil, err
+	}
+	if len(file.mistakes) > 0 {
+		return nil, errors.Join(file.mistakes...)
+	}
+	ctx.AddResolver(file)
+	return file, nil
 }
 
-// readConfigFile reads the file. With an error it returns what could be read, or
-// nil if that is nothing.
-func readConfigFile(path string) (*configFile, error) {
+// readConfigFile reads a file that may set flags. The mistakes in it are in
+// what is returned.
+func readConfigFile(path string, flags []*kong.Flag) (*configFile, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read %w: %w", errConfigFile, err)
 	}
-	f := &configFile{path: path, values: map[string]string{}, lines: map[string]int{}}
+	return parseConfigFile(path, raw, flags), nil
+}
+
+func parseConfigFile(path string, raw []byte, flags []*kong.Flag) *configFile {
+	f := &configFile{path: path, flags: map[string]*kong.Flag{}, values: map[string]any{}, lines: map[string]int{}}
+	for _, flag := range flags {
+		if flag.Name != "config" && flag.Name != "help" {
+			f.flags[flag.Name] = flag
+		}
+	}
+	if line, what := notText(raw); what != "" {
+		f.wrong(line, "%s", what)
+		return f
+	}
 	decoder := yaml.NewDecoder(bytes.NewReader(raw))
-	var doc yaml.Node
-	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) {
-		return f, nil
-	} else if err != nil {
-		return nil, fmt.Errorf("%w %s: %w", errConfigFile, path, err)
+	var doc, more yaml.Node
+	if err := decoder.Decode(&doc); err != nil {
+		f.syntax(raw, err)
+		return f
 	}
-	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w %s: it holds more than one document", errConfigFile, path)
+	if root := doc.Content[0]; root.Kind == yaml.MappingNode {
+		f.take(root)
+	} else if root.Kind != yaml.ScalarNode || root.Tag != "!!null" {
+		f.wrong(root.Line, "it must be a map of flag names to values")
 	}
-	root := doc.Content[0]
-	if root.Kind == yaml.ScalarNode && root.Tag == "!!null" {
-		return f, nil
+	if err := decoder.Decode(&more); err == nil {
+		f.wrong(more.Line, "it holds more than one document")
+	} else {
+		f.syntax(raw, err)
 	}
-	if root.Kind != yaml.MappingNode {
-		return nil, f.wrong(root, "it must be a map of flag names to values")
-	}
-	return f, f.take(root)
+	return f
 }
 
-func (f *configFile) wrong(at *yaml.Node, format string, args ...any) error {
-	return fmt.Errorf("%w %s, line %d: %s", errConfigFile, f.path, at.Line, fmt.Sprintf(format, args...))
+func (f *configFile) wrong(line int, format string, args ...any) {
+	f.mistakes = append(f.mistakes, &fileMistake{f.path, line, fmt.Errorf(format, args...)})
 }
 
-func (f *configFile) take(root *yaml.Node) error {
-	var errs []error
-	for i := 0; i < len(root.Content); i += 2 {
-		name, value := root.Content[i], root.Content[i+1]
-		if _, twice := f.lines[name.Value]; twice {
-			errs = append(errs, f.wrong(name, "%s is set twice", name.Value))
-			continue
+// notText returns the line of the first thing that no YAML file holds, which
+// the parser would report without a line; "" if there is none.
+func notText(raw []byte) (line int, what string) {
+	const byteOrderMark = 0xfeff
+	line = 1
+	for at := 0; at < len(raw); {
+		r, size := utf8.DecodeRune(raw[at:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			return line, "it is not UTF-8"
+		case r == '\n':
+			line++
+		case r < ' ' && r != '\t' && r != '\r', r >= 0x7f && r < 0xa0 && r != 0x85, r == 0xfffe, r == 0xffff, r == byteOrderMark && at > 0:
+			return line, fmt.Sprintf("it holds the control character %U", r)
 		}
-		f.lines[name.Value] = name.Line
-		var err error
-		if name.Value == routesMember {
-			f.routes, err = f.takeRoutes(value)
-		} else if f.values[name.Value], err = f.flagText(name.Value, value); err != nil {
-			delete(f.values, name.Value)
-		}
-		errs = append(errs, err)
+		at += size
 	}
-	return errors.Join(errs...)
+	return 0, ""
 }
 
-// flagText is value as it would be written behind the flag.
-func (f *configFile) flagText(name string, value *yaml.Node) (string, error) {
-	var parts []string
-	switch value.Kind {
-	case yaml.ScalarNode:
-		if value.Tag == "!!null" {
-			return "", f.wrong(value, "%s has no value", name)
-		}
-		return value.Value, nil
-	case yaml.SequenceNode:
-		for _, item := range value.Content {
-			if item.Kind != yaml.ScalarNode || strings.Contains(item.Value, ",") {
-				return "", f.wrong(item, "%s: use a list of plain values", name)
+// syntax takes down the parser's error, which ended the reading.
+func (f *configFile) syntax(raw []byte, err error) {
+	if errors.Is(err, io.EOF) {
+		return
+	}
+	text, line := strings.TrimPrefix(err.Error(), "yaml: "), 1
+	if rest, ok := strings.CutPrefix(text, "line "); ok {
+		number, what, _ := strings.Cut(rest, ": ")
+		if n, err := strconv.Atoi(number); err == nil {
+			text, line = what, n
+			// For what its parser finds, and not its scanner, yaml.v3 counts
+			// lines from 0; on the first line it names none.
+			if strings.HasPrefix(text, "did not find expected ") {
+				line = min(line+1, 1+bytes.Count(bytes.TrimSuffix(raw, []byte("\n")), []byte("\n")))
 			}
-			parts = append(parts, item.Value)
 		}
-	case yaml.MappingNode:
-		for i := 0; i < len(value.Content); i += 2 {
-			member, item := value.Content[i], value.Content[i+1]
-			if item.Kind != yaml.ScalarNode || strings.ContainsAny(member.Value+item.Value, ",=") {
-				return "", f.wrong(member, "%s: use a map of names to plain values", name)
-			}
-			parts = append(parts, member.Value+"="+item.Value)
+	} else if strings.HasPrefix(text, "unknown anchor ") {
+		line = 0
+	}
+	f.wrong(line, "%s", text)
+}
+
+func (f *configFile) take(root *yaml.Node) {
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		f.takeMember(root.Content[i], root.Content[i+1])
+	}
+}
+
+func (f *configFile) takeMember(name, value *yaml.Node) {
+	flag, known := f.flags[name.Value]
+	_, twice := f.lines[name.Value]
+	switch {
+	case name.Kind != yaml.ScalarNode || name.Tag == "!!merge":
+		f.wrong(name.Line, "a member is the name of a flag: there are no merge keys and no aliases")
+		return
+	case twice:
+		f.wrong(name.Line, "%s is set twice", name.Value)
+		return
+	case !known && name.Value != routesMember:
+		hint := ""
+		if dashed := strings.ReplaceAll(name.Value, "_", "-"); f.flags[dashed] != nil {
+			hint = fmt.Sprintf(", did you mean %q?", dashed)
 		}
+		f.wrong(name.Line, "unknown member %q%s", name.Value, hint)
+	case !known:
+		f.takeRoutes(value)
 	default:
-		return "", f.wrong(value, "%s: use a plain value, a list or a map", name)
+		f.takeValue(flag, name.Line, value)
 	}
-	return strings.Join(parts, ","), nil
+	f.lines[name.Value] = name.Line
 }
 
-// Validate is part of kong.Resolver; checkNames does the work, against the
-// flags of the command that is run.
-func (f *configFile) Validate(*kong.Application) error { return nil }
+// takeValue takes the value of a flag, if it is one.
+func (f *configFile) takeValue(flag *kong.Flag, line int, value *yaml.Node) {
+	given, at, err := flagValue(flag, value)
+	if err != nil {
+		f.wrong(at.Line, "%s: %w", flag.Name, err)
+		return
+	}
+	if _, err := readFlag(flag, given); err != nil {
+		f.wrong(line, "%w", err)
+		return
+	}
+	f.values[flag.Name] = given
+}
 
-func (f *configFile) checkNames(flags []*kong.Flag) error {
-	known := map[string]bool{}
-	for _, flag := range flags {
-		known[flag.Name] = flag.Name != "config" && flag.Name != "help"
-	}
-	names := make([]string, 0, len(f.values))
-	for name := range f.values {
-		names = append(names, name)
-	}
-	slices.SortFunc(names, func(a, b string) int { return f.lines[a] - f.lines[b] })
-	var errs []error
-	for _, name := range names {
-		if !known[name] {
-			hint := ""
-			if dashed := strings.ReplaceAll(name, "_", "-"); known[dashed] {
-				hint = fmt.Sprintf(", did you mean %q?", dashed)
+// flagValue is value as the flag takes it: a text, or a list of texts. With an
+// error it returns the node that is wrong.
+func flagValue(flag *kong.Flag, value *yaml.Node) (given any, at *yaml.Node, err error) {
+	pairs := flag.Target.Type() == reflect.TypeFor[peerList]()
+	switch several := flag.Target.Kind() == reflect.Slice; {
+	case plain(value):
+		return value.Value, value, nil
+	case value.Kind == yaml.ScalarNode:
+		return nil, value, errors.New("it has no value")
+	case value.Kind == yaml.AliasNode:
+		return nil, value, errors.New("aliases are not read: write the value out")
+	case value.Kind == yaml.SequenceNode && several:
+		items := []any{}
+		var texts []string
+		for _, item := range value.Content {
+			if !plain(item) || pairs && strings.Contains(item.Value, ",") {
+				return nil, item, errors.New("use a list of plain values")
 			}
-			errs = append(errs, fmt.Errorf("%w %s, line %d: unknown member %q%s", errConfigFile, f.path, f.lines[name], name, hint))
+			items, texts = append(items, item.Value), append(texts, item.Value)
 		}
+		if pairs {
+			return strings.Join(texts, ","), value, nil
+		}
+		return items, value, nil
+	case value.Kind == yaml.MappingNode && pairs:
+		var texts []string
+		for i := 0; i+1 < len(value.Content); i += 2 {
+			name, item := value.Content[i], value.Content[i+1]
+			if !plain(name) || !plain(item) || strings.ContainsAny(name.Value+item.Value, ",=") {
+				return nil, name, errors.New("use a map of names to plain values")
+			}
+			texts = append(texts, name.Value+"="+item.Value)
+		}
+		return strings.Join(texts, ","), value, nil
+	case pairs:
+		return nil, value, errors.New("use a plain value, a list or a map")
+	case several:
+		return nil, value, errors.New("use a plain value or a list")
 	}
-	return errors.Join(errs...)
+	return nil, value, errors.New("use a plain value")
 }
 
-// checkValues reports every value that is none for its flag.
-func (f *configFile) checkValues(flags []*kong.Flag) error {
-	var errs []error
-	for _, flag := range flags {
-		if text, ok := f.values[flag.Name]; ok {
-			errs = append(errs, f.try(flag, text))
-		}
-	}
-	return errors.Join(errs...)
+// plain reports whether a node is a text, a number or the like. Nothing at all
+// is none of them.
+func plain(n *yaml.Node) bool {
+	return n.Kind == yaml.ScalarNode && n.Tag != "!!null" && n.Tag != "!!merge"
 }
 
-// try reads a value as the flag would.
-func (f *configFile) try(flag *kong.Flag, text string) error {
-	if err := flag.Parse(kong.ScanAsType(kong.FlagValueToken, text), flag.Target); err != nil {
-		return fmt.Errorf("%w %s, line %d: %w", errConfigFile, f.path, f.lines[flag.Name], err)
+// readFlag reads a value as the flag would, which it leaves as it is.
+func readFlag(flag *kong.Flag, given any) (reflect.Value, error) {
+	value := reflect.New(flag.Target.Type()).Elem()
+	if err := flag.Parse(kong.Scan().PushTyped(given, kong.FlagValueToken), value); err != nil {
+		return value, err
 	}
-	return nil
+	if choices := flag.EnumSlice(); flag.Enum != "" && !slices.Contains(choices, fmt.Sprint(value)) {
+		return value, fmt.Errorf("%s must be one of %s but got %q", flag.ShortSummary(), strings.Join(choices, ", "), given)
+	}
+	return value, nil
 }
+
+// Validate is part of kong.Resolver. The file has been looked at.
+func (f *configFile) Validate(*kong.Application) error { return nil }
 
 // Resolve gives a flag its value from the file. What the command line or the
 // environment says goes first.
 func (f *configFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
-	text, ok := f.values[flag.Name]
-	if !ok {
+	given, ok := f.values[flag.Name]
+	if !ok || setByEnvironment(flag) != "" {
 		return nil, nil
 	}
+	return given, nil
+}
+
+// setByEnvironment returns the variable that gives the flag its value, or "".
+func setByEnvironment(flag *kong.Flag) string {
 	for _, name := range flag.Envs {
 		if _, set := os.LookupEnv(name); set {
-			return nil, nil
+			return name
 		}
 	}
-	return text, f.try(flag, text)
-}
-
-// peerList is "n1=host:port,n2=host:port".
-type peerList []cluster.Peer
-
-// Decode reads the list from a flag.
-func (l *peerList) Decode(ctx *kong.DecodeContext) error {
-	var text string
-	if err := ctx.Scan.PopValueInto("peers", &text); err != nil {
-		return err
-	}
-	*l = nil
-	if strings.TrimSpace(text) == "" {
-		return nil
-	}
-	for _, item := range strings.Split(text, ",") {
-		id, addr, ok := strings.Cut(strings.TrimSpace(item), "=")
-		if !ok {
-			return fmt.Errorf("%q is not id=host:port", item)
-		}
-		*l = append(*l, cluster.Peer{ID: id, Addr: addr})
-	}
-	return nil
-}
-
-// byteSize is a number of bytes, written plainly or with KiB, MiB or GiB.
-type byteSize int64
-
-// Decode reads the size from a flag.
-func (s *byteSize) Decode(ctx *kong.DecodeContext) error {
-	var text string
-	if err := ctx.Scan.PopValueInto("size", &text); err != nil {
-		return err
-	}
-	n, err := parseByteSize(text)
-	if err != nil {
-		return err
-	}
-	*s = n
-	return nil
-}
-
-func parseByteSize(text string) (byteSize, error) {
-	digits, shift := text, 0
-	for i, unit := range []string{"KiB", "MiB", "GiB"} {
-		if rest, ok := strings.CutSuffix(text, unit); ok {
-			digits, shift = rest, 10*(i+1)
-		}
-	}
-	n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
-	if err != nil || n < 0 || n > math.MaxInt64>>shift {
-		return 0, fmt.Errorf("%q is not a size: use bytes, or a number with KiB, MiB or GiB", text)
-	}
-	return byteSize(n) << shift, nil
+	return ""
 }

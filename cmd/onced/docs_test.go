@@ -80,7 +80,7 @@ func TestTheDocumentsNameFlagsThatExist(t *testing.T) {
 		}
 	}
 	collect(parser.Model.Node)
-	for _, name := range []string{"README.md", "docs/operating.md", "CHANGELOG.md"} {
+	for _, name := range []string{"README.md", "docs/operating.md", "docs/gateway.md", "CHANGELOG.md"} {
 		text, err := os.ReadFile(filepath.Join("../..", name))
 		if err != nil {
 			t.Fatal(err)

@@ -47,8 +47,11 @@ type serveCmd struct {
 
 	gatewayFlags
 
-	// file is the YAML file, nil if there is none.
-	file *configFile
+	// file is the YAML file, nil if there is none. flags are those of the
+	// command, and origins where the value of each came from.
+	file    *configFile
+	flags   []*kong.Flag
+	origins map[string]origin
 }
 
 // Limits of the settings that package cluster does not know.
@@ -62,35 +65,55 @@ const (
 
 // BeforeResolve reads the YAML file, if one is named.
 func (c *serveCmd) BeforeResolve(ctx *kong.Context) (err error) {
-	if c.file, err = resolveConfigFile(ctx); c.file != nil {
+	if c.file, err = resolveConfigFile(ctx); err != nil {
+		return err
+	}
+	if c.file != nil {
 		c.routes = c.file.routes
 	}
-	return err
+	c.flags = ctx.Selected().Flags
+	c.origins = originsOf(ctx, c.file)
+	return nil
 }
 
-// validate reports everything that is wrong at once.
+// validate reports everything that is wrong at once, what came from the file
+// with its line.
 func (c *serveCmd) validate() error {
 	var errs []error
-	wrong := func(bad bool, format string, args ...any) {
-		if bad {
-			errs = append(errs, fmt.Errorf(format, args...))
-		}
+	for _, m := range c.mistakes() {
+		errs = append(errs, c.located(m))
 	}
-	wrong(c.TTL < minTTL || c.TTL > maxTTL, "--ttl %v: use 1s to 720h", c.TTL)
-	wrong(c.Lease < minLease || c.Lease > maxLease, "--lease %v: use 100ms to 1h", c.Lease)
-	wrong(c.MaxWait < minWait || c.MaxWait > maxWait, "--max-wait %v: use 1s to 1h", c.MaxWait)
-	wrong(c.MaxBody < minBody || c.MaxBody > maxBody, "--max-body %d: use 1KiB to 16MiB", c.MaxBody)
-	wrong(c.MaxInHand < 1, "--max-in-hand %d: use at least 1", c.MaxInHand)
-	wrong(c.MaxWaiters < 0, "--max-waiters %d: use at least 0", c.MaxWaiters)
-	wrong(c.DrainDelay < 0 || c.DrainDelay > maxDrainDelay, "--drain-delay %v: use 0s to 15s", c.DrainDelay)
-	sorted := slices.Sorted(slices.Values(c.Unique))
-	wrong(slices.Contains(sorted, ""), "--unique: a name is empty")
-	wrong(len(slices.Compact(sorted)) != len(c.Unique), "--unique: a name is listed twice")
-	wrong(len(c.Unique) > 64, "--unique: %d names, at most 64", len(c.Unique))
-	errs = append(errs, c.checkAddr("--http-addr", c.HTTPAddr), c.checkAddr("--raft-addr", c.RaftAddr))
-	wrong(c.HTTPAddr == c.RaftAddr, "--http-addr and --raft-addr are both %s: clients and nodes need a port each", c.HTTPAddr)
-	errs = append(errs, c.clusterConfig(nil, nil).Validate(), c.validateGateway())
 	return errors.Join(errs...)
+}
+
+// clusterFlags are the flags behind the fields of cluster.Config.
+var clusterFlags = map[string]string{
+	"NodeID": "node-id", "DataDir": "data-dir", "RaftAddr": "raft-addr", "Peers": "peers", "Join": "join",
+	"LogStore": "log-store", "Profile": "raft-profile", "RequestTimeout": "request-timeout", "MaxClockSkew": "max-clock-skew",
+}
+
+// mistakes is everything that is wrong with the values, each of which is one
+// for its flag.
+func (c *serveCmd) mistakes() []*mistake {
+	var m mistakes
+	m.add(c.TTL < minTTL || c.TTL > maxTTL, "ttl", "--ttl %v: use 1s to 720h", c.TTL)
+	m.add(c.Lease < minLease || c.Lease > maxLease, "lease", "--lease %v: use 100ms to 1h", c.Lease)
+	m.add(c.MaxWait < minWait || c.MaxWait > maxWait, "max-wait", "--max-wait %v: use 1s to 1h", c.MaxWait)
+	m.add(c.MaxBody < minBody || c.MaxBody > maxBody, "max-body", "--max-body %d: use 1KiB to 16MiB", c.MaxBody)
+	m.add(c.MaxInHand < 1, "max-in-hand", "--max-in-hand %d: use at least 1", c.MaxInHand)
+	m.add(c.MaxWaiters < 0, "max-waiters", "--max-waiters %d: use at least 0", c.MaxWaiters)
+	m.add(c.DrainDelay < 0 || c.DrainDelay > maxDrainDelay, "drain-delay", "--drain-delay %v: use 0s to 15s", c.DrainDelay)
+	sorted := slices.Sorted(slices.Values(c.Unique))
+	m.add(slices.Contains(sorted, ""), "unique", "--unique: a name is empty")
+	m.add(len(slices.Compact(sorted)) != len(c.Unique), "unique", "--unique: a name is listed twice")
+	m.add(len(c.Unique) > 64, "unique", "--unique: %d names, at most 64", len(c.Unique))
+	m.check("http-addr", c.checkAddr("--http-addr", c.HTTPAddr))
+	m.check("raft-addr", c.checkAddr("--raft-addr", c.RaftAddr))
+	m.add(c.HTTPAddr == c.RaftAddr, "http-addr", "--http-addr and --raft-addr are both %s: clients and nodes need a port each", c.HTTPAddr)
+	for _, wrong := range c.clusterConfig(nil, nil).Mistakes() {
+		m.check(clusterFlags[wrong.Field], wrong)
+	}
+	return append(m, c.gatewayMistakes()...)
 }
 
 // checkAddr refuses an address beyond loopback: without TLS and tokens anyone

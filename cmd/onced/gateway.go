@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,12 +40,6 @@ type gatewayFlags struct {
 	routes []fileRoute
 }
 
-// fileRoute is a route of the YAML file.
-type fileRoute struct {
-	gateway.Route
-	line int
-}
-
 // gatewayDefaults are the settings of requests that no route says anything of.
 func (c *serveCmd) gatewayDefaults() gateway.Settings {
 	canonical := false
@@ -59,36 +51,54 @@ func (c *serveCmd) gatewayDefaults() gateway.Settings {
 	}
 }
 
-// validateGateway reports everything that is wrong with the gateway's settings.
-func (c *serveCmd) validateGateway() error {
-	var errs []error
-	if c.GatewayAddr == "" {
-		if len(c.Upstream) > 0 || len(c.routes) > 0 {
-			errs = append(errs, errors.New("--upstream and routes are of the gateway: say with --gateway-addr where it listens"))
-		}
-		return errors.Join(errs...)
-	}
-	errs = append(errs, c.checkAddr("--gateway-addr", c.GatewayAddr))
-	if len(c.Upstream) == 0 {
-		errs = append(errs, errors.New("--gateway-addr needs --upstream: the URL of the service behind the gateway"))
+// gatewayFlag are the flags behind the fields of gateway.Settings.
+var gatewayFlag = map[string]string{
+	"Key": "gateway-key", "OnLapse": "gateway-on-lapse", "TTL": "ttl", "Lease": "gateway-lease", "Timeout": "gateway-timeout",
+	"MaxRequest": "gateway-max-request", "MaxResponse": "gateway-max-response", "KeepHeaders": "gateway-keep-headers",
+	"Namespace": "gateway-namespace",
+}
+
+// gatewayMistakes is everything that is wrong with the gateway's settings.
+func (c *serveCmd) gatewayMistakes() []*mistake {
+	var m mistakes
+	m.add(c.GatewayAddr == "" && len(c.Upstream)+len(c.routes) > 0, "upstream", "--upstream and routes are of the gateway: say with --gateway-addr where it listens").
+		and(routesMember)
+	if c.GatewayAddr != "" {
+		m.check("gateway-addr", c.checkAddr("--gateway-addr", c.GatewayAddr))
+		m.add(len(c.Upstream) == 0, "gateway-addr", "--gateway-addr needs --upstream: the URL of the service behind the gateway")
 	}
 	for _, raw := range c.Upstream {
-		if _, err := parseUpstream(raw); err != nil {
-			errs = append(errs, err)
-		}
+		_, err := parseUpstream(raw)
+		m.check("upstream", err)
 	}
+	m.add(c.UpstreamHealth != "" && c.UpstreamHealth[0] != '/', "upstream-health", "--upstream-health %q: begin it with /", c.UpstreamHealth)
+	m.add(c.UpstreamIdleTimeout < time.Millisecond, "upstream-idle-timeout", "--upstream-idle-timeout %v: use at least 1ms", c.UpstreamIdleTimeout)
+	m.add(c.GatewayMaxBuffered < 1<<20, "gateway-max-buffered", "--gateway-max-buffered %d: use at least 1MiB", c.GatewayMaxBuffered)
+	m.add(c.MaxWaitersPerKey < 1, "max-waiters-per-key", "--max-waiters-per-key %d: use at least 1", c.MaxWaitersPerKey)
 	defaults := c.gatewayDefaults()
-	for _, m := range defaults.Mistakes() {
-		if !strings.HasPrefix(m.Error(), "ttl ") { // --ttl has been looked at
-			errs = append(errs, fmt.Errorf("--gateway-%w", m))
+	for _, wrong := range defaults.Mistakes() {
+		if flag := gatewayFlag[wrong.Field]; flag != "ttl" { // --ttl has been looked at
+			m.check(flag, fmt.Errorf("--gateway-%w", wrong))
 		}
 	}
+	return append(m, c.routeMistakes(defaults)...)
+}
+
+// routeMistakes is everything that is wrong with the routes, each with its line.
+func (c *serveCmd) routeMistakes(defaults gateway.Settings) (all mistakes) {
+	var before []gateway.Route
 	for _, r := range c.routes {
-		for _, m := range r.Mistakes(defaults) {
-			errs = append(errs, fmt.Errorf("%w %s, line %d: route %s: %w", errConfigFile, c.Config, r.line, r.Path, m))
+		for _, wrong := range r.Mistakes(defaults) {
+			if line := r.lineOf(wrong.Field); line > 0 { // else it is wrong in the defaults
+				all = append(all, &mistake{line: line, err: fmt.Errorf("route %s: %w", r.Path, wrong)})
+			}
 		}
+		if place, hidden := r.HiddenBy(before); hidden {
+			all = append(all, &mistake{line: r.line, err: fmt.Errorf("route %s: it never matches, the one in line %d has its path and methods", r.Path, c.routes[place].line)})
+		}
+		before = append(before, r.Route)
 	}
-	return errors.Join(errs...)
+	return all
 }
 
 func parseUpstream(raw string) (*url.URL, error) {

@@ -33,6 +33,19 @@ type oneKey struct {
 	Key string `arg:"" help:"The idempotency key."`
 }
 
+// inNamespace is what commands for operators have.
+type inNamespace struct {
+	Namespace string `help:"Namespace of the key, if not the caller's own; the gateway's log names its." placeholder:"NAME"`
+}
+
+func (n *inNamespace) query() url.Values {
+	query := url.Values{}
+	if n.Namespace != "" {
+		query.Set("namespace", n.Namespace)
+	}
+	return query
+}
+
 func (k *oneKey) path(call string) string {
 	path := "/v1/keys/" + url.PathEscape(k.Key)
 	if call != "" {
@@ -116,6 +129,7 @@ func (c *keyFailCmd) Run(s *session) error {
 
 type keyResolveCmd struct {
 	oneKey
+	inNamespace
 	response
 	Fence *uint64 `help:"Fence of the record, if only that one is to be settled."`
 	Retry bool    `help:"Let the next claim run it again, instead of recording a response."`
@@ -132,24 +146,25 @@ func (c *keyResolveCmd) Run(s *session) error {
 			return errors.New("--retry and a response exclude each other: give one")
 		}
 		body["retry"] = true
-		return c.call(s.ctx, http.MethodPost, c.path("resolve"), nil, body, nil)
+		return c.call(s.ctx, http.MethodPost, c.path("resolve"), c.query(), body, nil)
 	}
 	response, err := c.members(s)
 	if err != nil {
 		return fmt.Errorf("%w, or --retry", err)
 	}
 	body["response"] = response
-	return c.show(s, http.MethodPost, c.path("resolve"), nil, body)
+	return c.show(s, http.MethodPost, c.path("resolve"), c.query(), body)
 }
 
 type keyGetCmd struct {
 	oneKey
+	inNamespace
 	Local bool `help:"Answer from the asked node's own state, which may lag behind."`
 }
 
 // Run prints the record.
 func (c *keyGetCmd) Run(s *session) error {
-	query := url.Values{}
+	query := c.query()
 	if c.Local {
 		query.Set("consistency", "local")
 	}
@@ -158,6 +173,7 @@ func (c *keyGetCmd) Run(s *session) error {
 
 type keyListCmd struct {
 	target
+	inNamespace
 	State  string `enum:",claimed,completed,unknown" default:"" help:"Only keys in this state: claimed, completed or unknown."`
 	Prefix string `help:"Only keys that begin so."`
 	After  string `help:"Begin after this key: the next of the page before."`
@@ -166,7 +182,8 @@ type keyListCmd struct {
 
 // Run prints one page.
 func (c *keyListCmd) Run(s *session) error {
-	query := url.Values{"limit": {strconv.Itoa(c.Limit)}}
+	query := c.query()
+	query.Set("limit", strconv.Itoa(c.Limit))
 	for name, value := range map[string]string{"state": c.State, "prefix": c.Prefix, "after": c.After} {
 		if value != "" {
 			query.Set(name, value)
@@ -177,13 +194,14 @@ func (c *keyListCmd) Run(s *session) error {
 
 type keyForgetCmd struct {
 	oneKey
+	inNamespace
 	Fence *uint64 `help:"Fence of the record, if only that one is to be removed."`
 	Force bool    `help:"Remove it even while a claim stands."`
 }
 
 // Run prints nothing when the record is gone.
 func (c *keyForgetCmd) Run(s *session) error {
-	query := url.Values{}
+	query := c.query()
 	if c.Fence != nil {
 		query.Set("fence", strconv.FormatUint(*c.Fence, 10))
 	}

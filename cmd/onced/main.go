@@ -36,6 +36,7 @@ type cli struct {
 	Node    nodeCmd    `cmd:"" help:"List, add and remove nodes, and move the leadership."`
 	Backup  backupCmd  `cmd:"" help:"Write a consistent copy of everything stored to a file."`
 	Restore restoreCmd `cmd:"" help:"Fill a new data directory from a backup, before the first start."`
+	Config  configCmd  `cmd:"" help:"Check a YAML file of settings, and show which settings are in force."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
@@ -90,11 +91,12 @@ func parse(c *cli, args []string, stdout io.Writer) (*kong.Context, error) {
 	return command, nil
 }
 
-// nameEnvironment gives each flag of serve its variable. The other commands'
-// flags have none: what a node is started with is nothing for them.
+// nameEnvironment gives each flag of serve its variable, for config print too.
+// The other commands' flags have none: what a node is started with is nothing
+// for them.
 func nameEnvironment(k *kong.Kong) error {
-	for _, command := range k.Model.Children {
-		if command.Name != "serve" {
+	for _, command := range k.Model.Leaves(true) {
+		if path := command.Path(); path != "serve" && path != "config print" {
 			continue
 		}
 		for _, flag := range command.Flags {

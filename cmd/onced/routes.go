@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,77 +18,107 @@ import (
 // It is no flag: a route does not fit on a command line.
 const routesMember = "routes"
 
-// takeRoutes reads the list of routes, and reports every mistake in it.
-func (f *configFile) takeRoutes(list *yaml.Node) (routes []fileRoute, err error) {
-	if list.Kind != yaml.SequenceNode {
-		return nil, f.wrong(list, "routes: use a list of maps, each with a path")
-	}
-	var errs []error
-	for _, item := range list.Content {
-		if item.Kind != yaml.MappingNode {
-			errs = append(errs, f.wrong(item, "routes: a route is a map with a path"))
-			continue
-		}
-		route := fileRoute{line: item.Line}
-		errs = append(errs, f.takeRoute(&route, item)...)
-		routes = append(routes, route)
-	}
-	return routes, errors.Join(errs...)
+// fileRoute is a route of the YAML file.
+type fileRoute struct {
+	gateway.Route
+	line  int
+	given []givenMember
 }
 
-func (f *configFile) takeRoute(route *fileRoute, item *yaml.Node) (errs []error) {
+// givenMember is what the file says of a route.
+type givenMember struct {
+	name string
+	line int
+	// values are the texts of it; list: they were given as a list.
+	values []string
+	list   bool
+}
+
+// lineOf is where the file sets a field of the route; 0 if it does not.
+func (r *fileRoute) lineOf(field string) int {
+	for _, m := range r.given {
+		if routeMembers[m.name].field == field {
+			return m.line
+		}
+	}
+	return 0
+}
+
+// takeRoutes reads the list of routes.
+func (f *configFile) takeRoutes(list *yaml.Node) {
+	if list.Kind != yaml.SequenceNode {
+		f.wrong(list.Line, "routes: use a list of maps, each with a path")
+		return
+	}
+	for _, item := range list.Content {
+		if item.Kind == yaml.MappingNode {
+			f.takeRoute(item)
+		} else {
+			f.wrong(item.Line, "routes: a route is a map with a path")
+		}
+	}
+}
+
+func (f *configFile) takeRoute(item *yaml.Node) {
+	route := fileRoute{line: item.Line}
 	seen := map[string]bool{}
-	for i := 0; i < len(item.Content); i += 2 {
+	for i := 0; i+1 < len(item.Content); i += 2 {
 		name, value := item.Content[i], item.Content[i+1]
-		set, known := routeMembers[name.Value]
+		member, known := routeMembers[name.Value]
 		switch {
-		case !known:
-			errs = append(errs, f.wrong(name, "routes: unknown member %q: they are %s", name.Value, strings.Join(routeMemberNames(), ", ")))
+		case !known || name.Kind != yaml.ScalarNode:
+			f.wrong(name.Line, "routes: unknown member %q: they are %s", name.Value, strings.Join(routeMemberNames(), ", "))
 		case seen[name.Value]:
-			errs = append(errs, f.wrong(name, "routes: %s is set twice", name.Value))
+			f.wrong(name.Line, "routes: %s is set twice", name.Value)
 		default:
-			if err := set(&route.Route, value); err != nil {
-				errs = append(errs, f.wrong(value, "routes: %s: %v", name.Value, err))
+			before := route.Route
+			if err := member.set(&route.Route, value); err != nil {
+				f.wrong(value.Line, "routes: %s: %w", name.Value, err)
+				route.Route = before
+				break
 			}
+			values, _ := scalars(value) // it was set
+			route.given = append(route.given, givenMember{name.Value, name.Line, values, value.Kind == yaml.SequenceNode})
 		}
 		seen[name.Value] = true
 	}
 	if !seen["path"] {
-		errs = append(errs, f.wrong(item, "routes: a route has no path"))
+		f.wrong(item.Line, "routes: a route has no path")
 	}
-	return errs
+	if route.Path != "" { // else there is no more to say of it
+		f.routes = append(f.routes, route)
+	}
+}
+
+// routeMember is one thing that a route may say.
+type routeMember struct {
+	field string // of gateway.Route
+	set   func(*gateway.Route, *yaml.Node) error
 }
 
 // routeMembers are what a route may say, by the name that it has in the file.
-var routeMembers = map[string]func(*gateway.Route, *yaml.Node) error{
-	"path":         text(func(r *gateway.Route) *string { return &r.Path }),
-	"methods":      texts(func(r *gateway.Route) *[]string { return &r.Methods }),
-	"key":          text(func(r *gateway.Route) *gateway.KeyPolicy { return &r.Key }),
-	"key-member":   text(func(r *gateway.Route) *string { return &r.KeyMember }),
-	"on-lapse":     text(func(r *gateway.Route) *string { return &r.OnLapse }),
-	"ttl":          duration(func(r *gateway.Route) *time.Duration { return &r.TTL }),
-	"lease":        duration(func(r *gateway.Route) *time.Duration { return &r.Lease }),
-	"timeout":      duration(func(r *gateway.Route) *time.Duration { return &r.Timeout }),
-	"max-request":  size(func(r *gateway.Route) *int64 { return &r.MaxRequest }),
-	"max-response": size(func(r *gateway.Route) *int64 { return &r.MaxResponse }),
-	"keep-headers": texts(func(r *gateway.Route) *[]string { return &r.KeepHeaders }),
-	"ignore":       texts(func(r *gateway.Route) *[]string { return &r.Ignore }),
-	"canonical":    truth(func(r *gateway.Route) **bool { return &r.Canonical }),
-	"namespace":    text(func(r *gateway.Route) *string { return &r.Namespace }),
-	"not-recorded": numbers(func(r *gateway.Route) *[]int { return &r.NotRecorded }),
+var routeMembers = map[string]routeMember{
+	"path":         {"Path", text(func(r *gateway.Route) *string { return &r.Path })},
+	"methods":      {"Methods", texts(func(r *gateway.Route) *[]string { return &r.Methods })},
+	"key":          {"Key", text(func(r *gateway.Route) *gateway.KeyPolicy { return &r.Key })},
+	"key-member":   {"KeyMember", text(func(r *gateway.Route) *string { return &r.KeyMember })},
+	"on-lapse":     {"OnLapse", text(func(r *gateway.Route) *string { return &r.OnLapse })},
+	"ttl":          {"TTL", duration(func(r *gateway.Route) *time.Duration { return &r.TTL })},
+	"lease":        {"Lease", duration(func(r *gateway.Route) *time.Duration { return &r.Lease })},
+	"timeout":      {"Timeout", duration(func(r *gateway.Route) *time.Duration { return &r.Timeout })},
+	"max-request":  {"MaxRequest", size(func(r *gateway.Route) *int64 { return &r.MaxRequest })},
+	"max-response": {"MaxResponse", size(func(r *gateway.Route) *int64 { return &r.MaxResponse })},
+	"keep-headers": {"KeepHeaders", texts(func(r *gateway.Route) *[]string { return &r.KeepHeaders })},
+	"ignore":       {"Ignore", texts(func(r *gateway.Route) *[]string { return &r.Ignore })},
+	"canonical":    {"Canonical", truth(func(r *gateway.Route) **bool { return &r.Canonical })},
+	"namespace":    {"Namespace", text(func(r *gateway.Route) *string { return &r.Namespace })},
+	"not-recorded": {"NotRecorded", numbers(func(r *gateway.Route) *[]int { return &r.NotRecorded })},
 }
 
-func routeMemberNames() []string {
-	names := make([]string, 0, len(routeMembers))
-	for name := range routeMembers {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
+func routeMemberNames() []string { return slices.Sorted(maps.Keys(routeMembers)) }
 
 func scalar(value *yaml.Node) (string, error) {
-	if value.Kind != yaml.ScalarNode || value.Tag == "!!null" || value.Value == "" {
+	if !plain(value) || value.Value == "" {
 		return "", errors.New("use a plain value")
 	}
 	return value.Value, nil
@@ -129,8 +160,8 @@ func numbers(field func(*gateway.Route) *[]int) func(*gateway.Route, *yaml.Node)
 	return func(r *gateway.Route, value *yaml.Node) error {
 		list, err := scalars(value)
 		for _, s := range list {
-			n, err := strconv.Atoi(s)
-			if err != nil {
+			n, bad := strconv.Atoi(s)
+			if bad != nil {
 				return fmt.Errorf("%q is not a whole number", s)
 			}
 			*field(r) = append(*field(r), n)
@@ -172,7 +203,7 @@ func size(field func(*gateway.Route) *int64) func(*gateway.Route, *yaml.Node) er
 func truth(field func(*gateway.Route) **bool) func(*gateway.Route, *yaml.Node) error {
 	return func(r *gateway.Route, value *yaml.Node) error {
 		var b bool
-		if err := value.Decode(&b); err != nil {
+		if err := value.Decode(&b); err != nil || !plain(value) {
 			return errors.New("use true or false")
 		}
 		*field(r) = &b

@@ -11,7 +11,7 @@ func TestWrongUseIsOneLineThatNamesFaultAndFix(t *testing.T) {
 		"no command":            {"", `expected one of "serve", "status", "key", "node", "backup"`},
 		"unknown command":       {"sevre", `unexpected argument sevre, did you mean "serve"?`},
 		"unknown flag":          {"serve --bogus", `unknown flag --bogus`},
-		"later release's flag":  {"serve --gateway-addr 127.0.0.1:9001", `unknown flag --gateway-addr`},
+		"later release's flag":  {"serve --tls-cert cert.pem", `unknown flag --tls-cert`},
 		"flag of another":       {"serve --fence 1", `unknown flag --fence`},
 		"extra argument":        {"serve now", `unexpected argument now`},
 		"missing value":         {"serve --node-id", `--node-id`},
@@ -65,6 +65,22 @@ func TestWrongUseIsOneLineThatNamesFaultAndFix(t *testing.T) {
 		"unreachable":           {"status --addr 127.0.0.1:1", `127.0.0.1:1 cannot be reached`},
 		"backup file is there":  {"backup /dev/null", `/dev/null exists: name another file, or give --force`},
 		"node without address":  {"node add n4", `expected "<raft-addr>"`},
+		"gateway alone":         {"serve --gateway-addr 127.0.0.1:27001", `--gateway-addr needs --upstream`},
+		"upstream alone":        {"serve --upstream http://127.0.0.1:27002", `say with --gateway-addr where it listens`},
+		"upstream, no scheme":   {"serve --gateway-addr 127.0.0.1:27001 --upstream 127.0.0.1:27002", `--upstream "127.0.0.1:27002" is no URL`},
+		"upstream, its path":    {"serve --gateway-addr 127.0.0.1:27001 --upstream http://h --upstream-health health", `--upstream-health "health": begin it with /`},
+		"gateway beyond":        {"serve --gateway-addr 0.0.0.0:27001 --upstream http://h", `--gateway-addr 0.0.0.0:27001 is beyond loopback`},
+		"gateway lease":         {"serve --gateway-addr 127.0.0.1:27001 --upstream http://h --gateway-lease 0s", `--gateway-lease 0s: use 1s to 1h`},
+		"gateway namespace":     {"serve --gateway-addr 127.0.0.1:27001 --upstream http://h --gateway-namespace header:", `--gateway-namespace "header:": use authorization`},
+		"gateway buffers":       {"serve --gateway-addr 127.0.0.1:27001 --upstream http://h --gateway-max-buffered 1", `--gateway-max-buffered 1: use at least 1MiB`},
+		"waiters per key":       {"serve --gateway-addr 127.0.0.1:27001 --upstream http://h --max-waiters-per-key 0", `--max-waiters-per-key 0: use at least 1`},
+		"idle timeout":          {"serve --gateway-addr 127.0.0.1:27001 --upstream http://h --upstream-idle-timeout 0s", `--upstream-idle-timeout 0s: use at least 1ms`},
+		"config alone":          {"config", `expected one of "check", "print"`},
+		"check what":            {"config check", `expected "<file>"`},
+		"check, no file":        {"config check /nowhere/onced.yaml", `read config file: open /nowhere/onced.yaml: no such file`},
+		"check, a directory":    {"config check /", `read config file: read /: is a directory`},
+		"print, wrong flag":     {"config print --bogus", `unknown flag --bogus (see: onced config print --help)`},
+		"print, wrong value":    {"config print --ttl 1ms", `--ttl 1ms: use 1s to 720h`},
 		"version takes nothing": {"version 2", `unexpected argument 2`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -85,7 +101,7 @@ func TestWrongUseIsOneLineThatNamesFaultAndFix(t *testing.T) {
 }
 
 func TestHelpIsPrintedAndIsNoError(t *testing.T) {
-	for _, args := range []string{"--help", "serve --help", "key --help", "key claim --help", "node --help", "backup --help"} {
+	for _, args := range []string{"--help", "serve --help", "key --help", "key claim --help", "config check --help", "config print --help", "node --help", "backup --help"} {
 		var stdout, stderr bytes.Buffer
 		if err := run(t.Context(), strings.Fields(args), strings.NewReader(""), &stdout, &stderr); err != nil {
 			t.Errorf("%s: %v", args, err)
