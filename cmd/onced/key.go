@@ -35,13 +35,15 @@ type oneKey struct {
 
 // inNamespace is what commands for operators have.
 type inNamespace struct {
-	Namespace string `help:"Namespace of the key, if not the caller's own; the gateway's log names its." placeholder:"NAME"`
+	// Namespace that is empty was given so, and is refused by the node: it may be
+	// a variable that is not set.
+	Namespace *string `help:"Namespace of the key, if not the caller's own; the gateway's log names its." placeholder:"NAME"`
 }
 
 func (n *inNamespace) query() url.Values {
 	query := url.Values{}
-	if n.Namespace != "" {
-		query.Set("namespace", n.Namespace)
+	if n.Namespace != nil {
+		query.Set("namespace", *n.Namespace)
 	}
 	return query
 }

@@ -31,6 +31,8 @@ func TestTheBinaryAsUsersRunIt(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"post":    post,
 			"listen":  takePort,
+			"keyed":   keyed,
+			"breaks":  breakOff,
 			"oneline": oneLineOnly,
 		},
 	})
@@ -113,6 +115,38 @@ func takePort(ts *testscript.TestScript, neg bool, args []string) {
 	l, err := net.Listen("tcp", args[0])
 	ts.Check(err)
 	ts.Defer(func() { l.Close() })
+}
+
+// keyed sends a POST with a key and a credential, and prints the status and the
+// body:
+//
+//	keyed KEY PATH ADDR
+func keyed(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: keyed KEY PATH ADDR")
+	}
+	r, err := http.NewRequest(http.MethodPost, "http://"+args[2]+args[1], strings.NewReader("{}"))
+	ts.Check(err)
+	r.Header.Set("Idempotency-Key", args[0])
+	r.Header.Set("Authorization", "Bearer t")
+	client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Do(r)
+	ts.Check(err)
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	ts.Check(err)
+	fmt.Fprintf(ts.Stdout(), "%d\n%s\n", res.StatusCode, body)
+}
+
+// breakOff serves an address, until the script ends, as a service that reads
+// each request and closes the connection.
+func breakOff(ts *testscript.TestScript, neg bool, args []string) {
+	l, err := net.Listen("tcp", args[0])
+	ts.Check(err)
+	server := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	ts.Defer(func() { server.Close(); <-served })
 }
 
 // oneLineOnly checks that a command that failed said why in one line and

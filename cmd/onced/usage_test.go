@@ -59,6 +59,7 @@ func TestWrongUseIsOneLineThatNamesFaultAndFix(t *testing.T) {
 		"resolve with neither":  {"key resolve k", `give --status, or --retry`},
 		"resolve with both":     {"key resolve k --retry --status 200", `exclude each other`},
 		"bad policy":            {"key claim k --on-lapse perhaps", `--on-lapse must be one of`},
+		"namespace of a claim":  {"key claim k --namespace a", `unknown flag --namespace`},
 		"bad state":             {"key list --state lost", `--state must be one of`},
 		"no address":            {"status --addr=", `--addr names no node: give host:port`},
 		"bad address":           {"status --addr http://127.0.0.1:8001", `--addr "http://127.0.0.1:8001" is not host:port`},
