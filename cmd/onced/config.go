@@ -158,8 +158,10 @@ func (f *configFile) syntax(raw []byte, err error) {
 				line = min(line+1, 1+bytes.Count(bytes.TrimSuffix(raw, []byte("\n")), []byte("\n")))
 			}
 		}
-	} else if strings.HasPrefix(text, "unknown anchor ") {
-		line = 0
+	} else if rest, ok := strings.CutPrefix(text, "unknown anchor '"); ok {
+		name, _, _ := strings.Cut(rest, "'")
+		before, _, _ := bytes.Cut(raw, []byte("*"+name))
+		line += bytes.Count(before, []byte("\n"))
 	}
 	f.wrong(line, "%s", text)
 }

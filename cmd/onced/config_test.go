@@ -130,7 +130,7 @@ func TestMistakesInTheFileAreNamedWithTheirLine(t *testing.T) {
 		"an alias":              {"node-id: &a n1\ndata-dir: *a", `line 2: data-dir: aliases are not read`},
 		"an alias in a list":    {"node-id: &a n1\nunique: [*a]", `line 2: unique: use a list of plain values`},
 		"an alias as a name":    {"node-id: &a n1\n*a : n2", `line 2: a member is the name of a flag: there are no merge keys and no aliases`},
-		"an alias to nowhere":   {"node-id: *a", `unknown anchor 'a' referenced`},
+		"an alias to nowhere":   {"ttl: 1h\nnode-id: *a", `line 2: unknown anchor 'a' referenced`},
 		"a merge key":           {"<<: {ttl: 1h}", `line 1: a member is the name of a flag: there are no merge keys`},
 		"a list as a name":      {"[ttl]: 1h", `line 1: a member is the name of a flag`},
 		"no text":               {"ttl: 1h\nnode-id: \xff", `line 2: it is not UTF-8`},

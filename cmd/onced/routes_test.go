@@ -219,7 +219,7 @@ func TestCheckReportsEveryMistakeOnALine(t *testing.T) {
 func FuzzConfigFile(f *testing.F) {
 	for _, text := range []string{
 		"", everyMember, "gateway-addr: 127.0.0.1:27001\nupstream: [http://h]\n" + everyMember, "ttl: 1ms\nbogus: [", "a: *a", "<<: {a: b}",
-		"peers: {n1: '127.0.0.1:7001'}\nunique: [a, 'b,c', \"d\\n\"]", "- a", "---\n---\n", "\xff", "routes: [{path: '/{a:(b)}'}]", "? [a]\n: b",
+		"peers: {n1: '127.0.0.1:7001'}\nunique: [a, 'b,c', \"d\\n\"]", "join: 127.0.0.1:27012", "- a", "---\n---\n", "\xff", "routes: [{path: '/{a:(b)}'}]", "? [a]\n: b",
 	} {
 		f.Add([]byte(text))
 	}
