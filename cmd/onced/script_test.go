@@ -33,6 +33,7 @@ func TestTheBinaryAsUsersRunIt(t *testing.T) {
 			"listen":  takePort,
 			"keyed":   keyed,
 			"breaks":  breakOff,
+			"free":    isFree,
 			"oneline": oneLineOnly,
 		},
 	})
@@ -49,8 +50,10 @@ func setUpScript(env *testscript.Env) error {
 	for name, value := range map[string]any{
 		"REPO": root, "HTTP": fmt.Sprintf("127.0.0.1:%d", base), "RAFT": fmt.Sprintf("127.0.0.1:%d", base+1),
 		"HTTP2": fmt.Sprintf("127.0.0.1:%d", base+2), "RAFT2": fmt.Sprintf("127.0.0.1:%d", base+3),
-		"ONCED_HTTP_BASE": base + 3, "ONCED_RAFT_BASE": base + 6, "ONCED_CLUSTER_DIR": filepath.Join(env.WorkDir, "cluster"),
+		"ONCED_HTTP_BASE": base + 3, "ONCED_RAFT_BASE": base + 6, "ONCED_GATEWAY_BASE": base + 9, "ONCED_CLUSTER_DIR": filepath.Join(env.WorkDir, "cluster"),
 		"CLUSTER1": fmt.Sprintf("127.0.0.1:%d", base+4), "CLUSTER2": fmt.Sprintf("127.0.0.1:%d", base+5), "CLUSTER3": fmt.Sprintf("127.0.0.1:%d", base+6),
+		"GATEWAY1": fmt.Sprintf("127.0.0.1:%d", base+10), "GATEWAY2": fmt.Sprintf("127.0.0.1:%d", base+11), "GATEWAY3": fmt.Sprintf("127.0.0.1:%d", base+12),
+		"UPSTREAM": fmt.Sprintf("127.0.0.1:%d", base+13),
 	} {
 		env.Setenv(name, fmt.Sprint(value))
 	}
@@ -66,13 +69,16 @@ func setUpScript(env *testscript.Env) error {
 	return nil
 }
 
-// freePorts finds ten ports in a row that nobody has. They are below those
+// portsInARow is how many freePorts finds.
+const portsInARow = 20
+
+// freePorts finds twenty ports in a row that nobody has. They are below those
 // that the system hands out, so that no other test is given one of them.
 func freePorts() int {
 	for {
-		base := 12000 + 10*rand.IntN(1900)
+		base := 12000 + portsInARow*rand.IntN(950)
 		free := true
-		for port := base; port < base+10 && free; port++ {
+		for port := base; port < base+portsInARow && free; port++ {
 			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 			if free = err == nil; free {
 				l.Close()
@@ -85,7 +91,7 @@ func freePorts() int {
 }
 
 // post sends a body to the first address that can be reached, and prints the
-// status, the headers that matter and the body:
+// status, the headers that matter and the body. $KEY, if set, is the key:
 //
 //	post BODY PATH ADDR...
 func post(ts *testscript.TestScript, neg bool, args []string) {
@@ -95,7 +101,13 @@ func post(ts *testscript.TestScript, neg bool, args []string) {
 	client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	var last error
 	for _, addr := range args[2:] {
-		res, err := client.Post("http://"+addr+args[1], "application/json", strings.NewReader(args[0]))
+		r, err := http.NewRequest(http.MethodPost, "http://"+addr+args[1], strings.NewReader(args[0]))
+		ts.Check(err)
+		r.Header.Set("Content-Type", "application/json")
+		if key := ts.Getenv("KEY"); key != "" {
+			r.Header.Set("Idempotency-Key", key)
+		}
+		res, err := client.Do(r)
 		if err != nil {
 			last = err
 			continue
@@ -147,6 +159,15 @@ func breakOff(ts *testscript.TestScript, neg bool, args []string) {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	ts.Defer(func() { server.Close(); <-served })
+}
+
+// isFree checks that nothing listens on any of the addresses.
+func isFree(ts *testscript.TestScript, neg bool, args []string) {
+	for _, addr := range args {
+		l, err := net.Listen("tcp", addr)
+		ts.Check(err)
+		l.Close()
+	}
 }
 
 // oneLineOnly checks that a command that failed said why in one line and
