@@ -50,7 +50,7 @@ func (b *bench) runCell(ctx context.Context, cellNumber int, work string, connec
 	defer context.AfterFunc(ctx, func() { abortAll(conns) })()
 	var workers sync.WaitGroup
 	for i, c := range conns {
-		o := &operator{conn: c, material: b.material, recorded: b.recorded}
+		o := b.newOperator(c)
 		w := &worker{operate: o.operation(work), tally: t, number: uint64(cellNumber)<<48 | uint64(i)<<32}
 		workers.Go(func() {
 			defer c.hangUp()
@@ -193,7 +193,7 @@ func (b *bench) recordAll(ctx context.Context) error {
 	var next atomic.Int64
 	var workers sync.WaitGroup
 	for _, c := range conns {
-		o := &operator{conn: c, material: b.material, recorded: b.recorded}
+		o := b.newOperator(c)
 		workers.Go(func() {
 			defer c.hangUp()
 			for {

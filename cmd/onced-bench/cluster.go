@@ -31,6 +31,7 @@ type localCluster struct{ nodes []*localNode }
 // which wait has stored the result of.
 type localNode struct {
 	id, httpAddr, raftAddr string
+	gatewayAddr            string // empty without an upstream
 	log                    string // file
 
 	process *exec.Cmd
@@ -39,9 +40,10 @@ type localNode struct {
 }
 
 // startCluster starts a new cluster with its data under dir, and returns once
-// every node is ready. After an error nothing is left running.
-func startCluster(ctx context.Context, binary, dir string, flags []string) (*localCluster, error) {
-	addrs, err := freeAddrs(2 * clusterSize)
+// every node is ready. With an upstream, each node has a gateway in front of
+// it. After an error nothing is left running.
+func startCluster(ctx context.Context, binary, dir, upstream string, flags []string) (*localCluster, error) {
+	addrs, err := freeAddrs(3 * clusterSize)
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +66,10 @@ func startCluster(ctx context.Context, binary, dir string, flags []string) (*loc
 			"serve", "--node-id", n.id, "--data-dir", filepath.Join(dir, n.id),
 			"--http-addr", n.httpAddr, "--raft-addr", n.raftAddr, "--peers", strings.Join(peers, ","),
 		}, flags...)
+		if upstream != "" {
+			n.gatewayAddr = addrs[2*clusterSize+i]
+			args = append(args, "--gateway-addr", n.gatewayAddr, "--upstream", upstream)
+		}
 		if err := n.start(binary, args); err != nil {
 			started := &localCluster{nodes: c.nodes[:i]}
 			return nil, errors.Join(err, started.stop())
@@ -197,6 +203,15 @@ func (c *localCluster) addrs() []string {
 	var addrs []string
 	for _, n := range c.nodes {
 		addrs = append(addrs, n.httpAddr)
+	}
+	return addrs
+}
+
+// gateways returns where clients reach the nodes' gateways.
+func (c *localCluster) gateways() []string {
+	var addrs []string
+	for _, n := range c.nodes {
+		addrs = append(addrs, n.gatewayAddr)
 	}
 	return addrs
 }

@@ -37,6 +37,7 @@ type bench struct {
 	pids     []int
 	material *material
 	recorded [][]byte // answers to the keys numbered 0 and up, for replays
+	charges  bool     // the work is of the service behind the gateway, not POST /create
 }
 
 func newBench(options loadOptions, addrs []string, pids []int) *bench {

@@ -2,7 +2,8 @@
 //
 // `onced-bench load` drives a running cluster; `onced-bench local` starts a
 // fresh one of three nodes on loopback, drives it, checks its answers and
-// removes it. The client shares the machine with the servers, so it is built
+// removes it; `onced-bench gateway` does so with a service behind the gateway,
+// and reaches that directly too. The client shares the machine with the servers, so it is built
 // to be cheap: one goroutine and one persistent connection each, hand-built
 // requests, and no more of an answer parsed than is checked.
 package main
@@ -35,6 +36,9 @@ func main() {
 type commands struct {
 	Load  loadCommand  `cmd:"" help:"Drive a running cluster."`
 	Local localCommand `cmd:"" help:"Start a fresh three-node cluster on loopback, drive it, check its answers, remove it."`
+
+	Gateway  gatewayCommand  `cmd:"" help:"Start a service and a fresh three-node cluster in front of it, and compare the service reached directly and through the gateway."`
+	Upstream upstreamCommand `cmd:"" hidden:"" help:"Be the service that the gateway is measured with."`
 }
 
 // run is the program without its process: results go to stdout, progress to

@@ -14,8 +14,8 @@ import (
 
 // The kinds of work.
 const (
-	workNew    = "new"    // POST /create under a key never used before
-	workReplay = "replay" // POST /create again, with the same request
+	workNew    = "new"    // POST under a key never used before
+	workReplay = "replay" // the same POST again
 	workClaim  = "claim"  // POST claim and complete on a new key, timed together
 )
 
@@ -101,9 +101,14 @@ type operator struct {
 	*conn
 	material *material
 	recorded [][]byte // what the first run of replay's key i was answered
+	charges  bool     // requests are the service's own, not POST /create
 
 	request []byte
 	part    []byte
+}
+
+func (b *bench) newOperator(c *conn) *operator {
+	return &operator{conn: c, material: b.material, recorded: b.recorded, charges: b.charges}
 }
 
 // operation runs one operation; detail explains an outcome other than done.
@@ -123,7 +128,7 @@ func (o *operator) operation(work string) operation {
 
 // create creates a number's resource and checks that the answer is a first one.
 func (o *operator) create(ctx context.Context, number uint64) (outcome, error) {
-	a, data, err := o.postCreate(ctx, number)
+	a, data, err := o.post(ctx, number)
 	if err != nil {
 		return failed(err)
 	}
@@ -139,7 +144,7 @@ func (o *operator) create(ctx context.Context, number uint64) (outcome, error) {
 // replay repeats a recorded request and checks that its answer is the recorded one.
 func (o *operator) replay(ctx context.Context, number uint64) (outcome, error) {
 	number %= uint64(len(o.recorded))
-	a, _, err := o.postCreate(ctx, number)
+	a, _, err := o.post(ctx, number)
 	switch {
 	case err != nil:
 		return failed(err)
@@ -156,7 +161,7 @@ func (o *operator) replay(ctx context.Context, number uint64) (outcome, error) {
 // record runs a number's create, for the first time or again, and keeps the
 // answer for replays to be compared with.
 func (o *operator) record(ctx context.Context, number uint64) (outcome, error) {
-	a, data, err := o.postCreate(ctx, number)
+	a, data, err := o.post(ctx, number)
 	if err != nil {
 		return failed(err)
 	}
@@ -170,8 +175,26 @@ func (o *operator) record(ctx context.Context, number uint64) (outcome, error) {
 	return result, detail
 }
 
-// postCreate sends a number's request. The data that it sent is valid until
-// the next operation.
+// post sends a number's request. The data that it sent is valid until the next
+// operation.
+func (o *operator) post(ctx context.Context, number uint64) (answer, []byte, error) {
+	if o.charges {
+		return o.postCharge(ctx, number)
+	}
+	return o.postCreate(ctx, number)
+}
+
+// postCharge sends a number's request to the service behind the gateway, or as
+// the gateway would be sent it.
+func (o *operator) postCharge(ctx context.Context, number uint64) (answer, []byte, error) {
+	o.part = o.material.appendData(o.part[:0], number)
+	o.request = append(o.request[:0], "POST "+chargePath+" HTTP/1.1\r\nHost: onced\r\nIdempotency-Key: "...)
+	o.request = o.material.appendKey(o.request, number)
+	o.finishHeaders()
+	a, err := o.exchange(ctx, o.request)
+	return a, o.part, err
+}
+
 func (o *operator) postCreate(ctx context.Context, number uint64) (answer, []byte, error) {
 	o.part = append(o.part[:0], `{"idempotencyKey":"`...)
 	o.part = o.material.appendKey(o.part, number)
@@ -235,13 +258,21 @@ func (o *operator) keyRequest(number uint64, call string) {
 // finishRequest completes a request of which the method and path are there
 // with the body in o.part.
 func (o *operator) finishRequest() {
-	o.request = append(o.request, " HTTP/1.1\r\nHost: onced\r\nContent-Type: application/json\r\nContent-Length: "...)
+	o.request = append(o.request, " HTTP/1.1\r\nHost: onced"...)
+	o.finishHeaders()
+}
+
+// finishHeaders completes a request that ends within its headers with the body
+// in o.part.
+func (o *operator) finishHeaders() {
+	o.request = append(o.request, "\r\nContent-Type: application/json\r\nContent-Length: "...)
 	o.request = strconv.AppendInt(o.request, int64(len(o.part)), 10)
 	o.request = append(o.request, "\r\n\r\n"...)
 	o.request = append(o.request, o.part...)
 }
 
-// created checks the body of an answer to /create.
+// created checks the body of an answer to /create, or of a charge: they look
+// the same.
 func created(a answer, data []byte) (outcome, error) {
 	const before, between, idLen = `{"id":"`, `","data":`, 36
 	body, found := bytes.CutPrefix(bytes.TrimSuffix(a.body, []byte("\n")), []byte(before))
