@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,16 +70,34 @@ func setUpScript(env *testscript.Env) error {
 	return nil
 }
 
-// portsInARow is how many freePorts finds.
-const portsInARow = 20
+// ports are handed out from below those that the system gives to whoever asks
+// for any, so that nobody is given one between its being found free and its
+// being listened on. Round after round, so that no two of our own meet either.
+var ports = struct {
+	sync.Mutex
+	next int
+}{next: firstPort + rand.IntN(lastPort-firstPort)}
 
-// freePorts finds twenty ports in a row that nobody has. They are below those
-// that the system hands out, so that no other test is given one of them.
-func freePorts() int {
-	for {
-		base := 12000 + portsInARow*rand.IntN(950)
+const (
+	firstPort, lastPort = 12000, 31999
+	portsInARow         = 20 // that freePorts finds
+)
+
+// freePorts finds twenty ports in a row that nobody has.
+func freePorts() int { return takeFree(portsInARow) }
+
+// takeFree finds n ports in a row that nobody has.
+func takeFree(n int) int {
+	ports.Lock()
+	defer ports.Unlock()
+	for range lastPort - firstPort {
+		if ports.next+n > lastPort {
+			ports.next = firstPort
+		}
+		base := ports.next
+		ports.next += n
 		free := true
-		for port := base; port < base+portsInARow && free; port++ {
+		for port := base; port < base+n && free; port++ {
 			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 			if free = err == nil; free {
 				l.Close()
@@ -88,6 +107,7 @@ func freePorts() int {
 			return base
 		}
 	}
+	panic("no free ports")
 }
 
 // post sends a body to the first address that can be reached, and prints the
