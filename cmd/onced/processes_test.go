@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -43,6 +44,7 @@ type processes struct {
 
 type process struct {
 	id, dir, http, raft string
+	flags               []string // beside those of all nodes
 	cmd                 *exec.Cmd
 	log                 *logBuffer
 	exited              chan struct{}
@@ -107,7 +109,7 @@ func (c *processes) peers() string {
 func (c *processes) start(i int) {
 	c.t.Helper()
 	p := c.nodes[i]
-	c.run(p, append([]string{"--peers", c.peers()}, c.extra...)...)
+	c.run(p, slices.Concat([]string{"--peers", c.peers()}, c.extra, p.flags)...)
 }
 
 func (c *processes) run(p *process, flags ...string) {
