@@ -15,6 +15,15 @@ import (
 	"github.com/onced/onced/wire"
 )
 
+const (
+	// writeTimeout bounds the time in which a client takes a piece of its
+	// answer: one that does not read must not hold memory, or a place among the
+	// requests in hand, for ever.
+	writeTimeout = 30 * time.Second
+	// piece is how much of an answer is written at once.
+	piece = 32 << 10
+)
+
 // exchange is one request and its answer.
 type exchange struct {
 	w     *answer
@@ -32,10 +41,14 @@ type exchange struct {
 	outcome  outcome
 }
 
-// answer is a ResponseWriter that knows whether it has begun.
+// answer is a ResponseWriter that knows whether it has begun, and does not wait
+// for ever for a client to take it.
 type answer struct {
 	http.ResponseWriter
 	status int // 0 until the header is sent
+	// timeout bounds the time in which the client takes a piece. Once it has
+	// been let pass nothing more is sent.
+	timeout time.Duration
 }
 
 // WriteHeader sends the header. One that is informational is not yet it.
@@ -43,7 +56,30 @@ func (a *answer) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		a.status = status
 	}
+	// Where no body follows, this is the time of what goes out at the end. An
+	// error is that of a connection that has ended.
+	_ = a.boundWrite()
 	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) boundWrite() error {
+	return http.NewResponseController(a.ResponseWriter).SetWriteDeadline(time.Now().Add(a.timeout))
+}
+
+// Write sends b in pieces, each in its own time. What is buffered behind them
+// goes out within that of the last.
+func (a *answer) Write(b []byte) (n int, err error) {
+	for first := true; first || len(b) > 0; first = false {
+		if err := a.boundWrite(); err != nil {
+			return n, fmt.Errorf("bound the time to write: %w", err)
+		}
+		some, err := a.ResponseWriter.Write(b[:min(piece, len(b))])
+		n, b = n+some, b[some:]
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // Unwrap is for http.ResponseController: what flows to a client is flushed.
@@ -52,7 +88,7 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 // ServeHTTP answers one request: passed through, or by way of its key. A client
 // that hangs up meanwhile cancels nothing.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{w: &answer{ResponseWriter: w}, r: r, route: g.routeOf(r)}
+	x := &exchange{w: &answer{ResponseWriter: w, timeout: g.writeTimeout}, r: r, route: g.routeOf(r)}
 	began := time.Now()
 	defer func() { g.met.observe(x, time.Since(began)) }()
 	defer func() { g.recovered(x, recover()) }()
@@ -69,8 +105,8 @@ func (g *Gateway) serve(x *exchange) error {
 	if beenHere(x.r.Header, g.pseudonym()) {
 		return wire.LoopDetected
 	}
-	if x.r.Method == http.MethodConnect {
-		return wire.MethodNotAllowed.With("the gateway is no tunnel")
+	if err := checkTarget(x); err != nil {
+		return err
 	}
 	if x.route == nil || x.route.Key == KeyOff {
 		return g.passThrough(x)
@@ -92,6 +128,19 @@ func (g *Gateway) serve(x *exchange) error {
 		}
 	}
 	return g.claim(x)
+}
+
+// checkTarget refuses what asks for no path of the service behind the gateway.
+func checkTarget(x *exchange) error {
+	if x.r.Method == http.MethodConnect {
+		x.w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE")
+		return wire.MethodNotAllowed.With("the gateway is no tunnel")
+	}
+	// An absolute target may leave the path out (RFC 9112, section 3.2.2).
+	if path := x.r.URL.Path; x.r.URL.Opaque != "" || path != "" && path[0] != '/' {
+		return wire.BadRequest.With("the target of the request is no path: begin it with /, or with http:// and a host")
+	}
+	return nil
 }
 
 // findKey reports whether the request has a key. A route that takes it from the

@@ -147,6 +147,9 @@ func memberKey(h http.Header, body []byte, path string) (string, error) {
 	if _, isJSON := mediaType(h); !isJSON {
 		return "", wire.KeyMissing.With("send a JSON body with the key as its member " + path)
 	}
+	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return "", wire.KeyMissing.With("send the body without Content-Encoding: the key is its member " + path)
+	}
 	in := jsontext.NewDecoder(bytes.NewReader(body))
 	value, err := find(in, strings.Split(path, "."))
 	if err != nil || atEnd(in) != nil || len(value) == 0 || value.Kind() == 'n' {

@@ -162,6 +162,9 @@ type Gateway struct {
 	met       *metrics
 	log       *slog.Logger
 
+	// writeTimeout bounds the time in which a client takes a piece of its answer.
+	writeTimeout time.Duration
+
 	inHand   atomic.Int64
 	buffered atomic.Int64
 	waiters  waiters
@@ -185,7 +188,7 @@ func New(cfg Config) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	g := &Gateway{cfg: cfg, cluster: cfg.Cluster, met: met, log: cfg.Log, waiters: waiters{keys: map[fsm.Key]int{}}}
+	g := &Gateway{cfg: cfg, cluster: cfg.Cluster, met: met, log: cfg.Log, writeTimeout: writeTimeout, waiters: waiters{keys: map[fsm.Key]int{}}}
 	g.context, g.cancel = context.WithCancel(context.Background())
 	g.upstreams = newUpstreams(cfg)
 	g.router, g.fallback = newRouter(cfg)

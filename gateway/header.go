@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"net/textproto"
@@ -63,12 +64,14 @@ func announce(h http.Header, in *http.Request, pseudonym string) {
 	}
 	h.Set("X-Forwarded-For", strings.Join(append(slices.Clone(h["X-Forwarded-For"]), client), ", "))
 	// A proxy in front knows better what the client asked for.
-	setDefault(h, "X-Forwarded-Host", in.Host)
+	if in.Host != "" {
+		setDefault(h, "X-Forwarded-Host", in.Host)
+	}
 	setDefault(h, "X-Forwarded-Proto", proto)
 	if lines := h["Forwarded"]; len(lines) > 0 {
 		h["Forwarded"] = []string{strings.Join(append(slices.Clone(lines), forwarded(client, in.Host, proto)), ", ")}
 	}
-	h["Via"] = append(slices.Clone(h["Via"]), "1.1 "+pseudonym)
+	h["Via"] = append(slices.Clone(h["Via"]), fmt.Sprintf("%d.%d %s", in.ProtoMajor, in.ProtoMinor, pseudonym))
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = nil // else net/http adds its own
 	}

@@ -48,6 +48,9 @@ func (n namespace) of(r *http.Request) (string, error) {
 	case "shared":
 		return defaultNamespace, nil
 	case "host":
+		if r.Host == "" {
+			return "", wire.NamespaceRequired.With("send the header Host: it says whose the key is")
+		}
 		return n.hashed(strings.ToLower(r.Host)), nil
 	case "header":
 		if lines := r.Header.Values(n.name); len(lines) == 1 && lines[0] != "" {

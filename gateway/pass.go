@@ -97,11 +97,20 @@ func (p passing) RoundTrip(in *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if res.StatusCode != http.StatusSwitchingProtocols { // there the body is the connection
+	if res.StatusCode != http.StatusSwitchingProtocols {
 		res.Body = &endedBody{res.Body, done}
+		return res, nil
 	}
+	back, ok := res.Body.(io.ReadWriteCloser) // the connection
+	if !ok || !sameProtocol(upgradeType(in.Header), upgradeType(res.Header)) {
+		done()
+		return nil, errUnasked
+	}
+	res.Body = &endedConn{back, done}
 	return res, nil
 }
+
+var errUnasked = errors.New("the upstream switched to a protocol that nobody asked for")
 
 // isSafe: such a request may be sent again (RFC 9110, section 9.2.1).
 func isSafe(method string) bool {
@@ -137,6 +146,27 @@ func (b *endedBody) Close() error {
 	return nil
 }
 
+// endedConn is a connection that was switched to another protocol, whose end is
+// told.
+type endedConn struct {
+	io.ReadWriteCloser
+	done func()
+}
+
+// CloseWrite ends the sending side.
+func (c *endedConn) CloseWrite() error {
+	if half, ok := c.ReadWriteCloser.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return http.ErrNotSupported
+}
+
+// Close implements io.Closer.
+func (c *endedConn) Close() error {
+	c.done()
+	return nil
+}
+
 // copyBuffers are those of bodies on their way.
 var copyBuffers = bufferPool{sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}
 
@@ -155,7 +185,6 @@ func (r *run) tunnel(res *http.Response, protocol string) error {
 	if !ok {
 		return errors.New("the upstream's connection cannot be written to")
 	}
-	r.stopClock()
 	h := r.w.Header()
 	for name, values := range res.Header {
 		h[name] = values

@@ -351,6 +351,8 @@ func (u *upstreamServer) behave(w http.ResponseWriter, r *http.Request, count in
 		h.Set("X-Request-Id", "r1")
 		h.Set("Connection", "X-Hop")
 		h.Set("X-Hop", "1")
+		h.Set("Idempotent-Replayed", "true") // it has a store of its own
+		h.Set("Idempotency-TTL", "5")
 		http.SetCookie(w, &http.Cookie{Name: "session", Value: "secret"})
 		w.WriteHeader(http.StatusCreated)
 		_, _ = w.Write([]byte("\x00\xffbinary"))
@@ -371,6 +373,8 @@ func (u *upstreamServer) behave(w http.ResponseWriter, r *http.Request, count in
 		raw(w, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
 	case path == "/breaks-in-chunk":
 		raw(w, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+	case path == "/no-status":
+		raw(w, "HTTP/1.1 000 Nothing\r\nContent-Length: 2\r\n\r\nok")
 	case path == "/no-http":
 		raw(w, "220 smtp.example.com ESMTP\r\n")
 	case path == "/hints":

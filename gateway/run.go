@@ -25,9 +25,9 @@ type run struct {
 	*exchange
 	claim *fsm.Record
 	// context does not end with the client. It ends when the upstream has had
-	// its time, or the gateway closes; stopClock lifts the limit of time.
-	context   context.Context
-	stopClock func()
+	// its time, which clock measures, or the gateway closes.
+	context context.Context
+	clock   *time.Timer
 }
 
 // run runs the request under the claim.
@@ -37,7 +37,7 @@ func (g *Gateway) run(x *exchange, claim *fsm.Record) error {
 	defer context.AfterFunc(g.context, func() { cancel(errClosing) })()
 	clock := time.AfterFunc(x.route.Timeout, func() { cancel(errTooSlow) })
 	defer clock.Stop()
-	r := &run{Gateway: g, exchange: x, claim: claim, context: ctx, stopClock: func() { clock.Stop() }}
+	r := &run{Gateway: g, exchange: x, claim: claim, context: ctx, clock: clock}
 	stopRenewing := r.keepRenewed()
 	defer stopRenewing()
 
@@ -88,13 +88,13 @@ func (r *run) request(ctx context.Context, u *upstream) *http.Request {
 // received commits what the upstream answered.
 func (r *run) received(res *http.Response, began time.Time, stopRenewing func()) error {
 	if res.StatusCode == http.StatusSwitchingProtocols && !sameProtocol(upgradeType(r.r.Header), upgradeType(res.Header)) {
-		return r.failed(errors.New("the upstream switched to a protocol that nobody asked for"))
+		return r.failed(errUnasked)
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols || isEventStream(res.Header) || res.ContentLength > r.route.MaxResponse {
 		r.exchange.upstream = time.Since(began)
 		return r.passOn(res, nil, stopRenewing)
 	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, r.route.MaxResponse+1))
+	body, err := r.readAnswer(r.exchange, res.Body, r.route.MaxResponse)
 	r.exchange.upstream = time.Since(began)
 	switch {
 	case err != nil:
@@ -152,7 +152,11 @@ func (r *run) sendHeader(res *http.Response, size int64) {
 	removeHopByHop(res.Header)
 	h := r.w.Header()
 	for name, values := range res.Header {
-		if _, ours := h[name]; !ours && name != "Content-Length" && name != http.CanonicalHeaderKey(wire.TTLHeader) {
+		switch name {
+		case "Content-Length", http.CanonicalHeaderKey(wire.TTLHeader), wire.ReplayedHeader:
+			continue // these are for the gateway to say
+		}
+		if _, ours := h[name]; !ours {
 			h[name] = values
 		}
 	}
@@ -216,21 +220,23 @@ func (r *run) settle(c *fsm.Command) (*fsm.Outcome, error) {
 	o, err := r.cluster.Propose(context.WithoutCancel(r.r.Context()), c)
 	switch {
 	case errors.Is(err, cluster.ErrUnavailable):
-		r.goes(func() { r.settleLater(c) })
+		g, key := r.Gateway, r.key // and nothing of the request
+		g.goes(func() { g.settleLater(key, c) })
 		return nil, r.unknown("the outcome could not be committed in time")
 	case err != nil:
-		return nil, fmt.Errorf("commit outcome: %w", err)
+		r.log.Error("an outcome could not be committed: the key stays unknown", "key", hashKey(r.key), "err", err)
+		return nil, r.unknown("the outcome could not be committed")
 	case o.Code != fsm.Code_OK:
 		return nil, r.unknown("the claim no longer stands: another attempt has taken over, or an operator has settled the key")
 	}
 	return o, nil
 }
 
-func (r *run) settleLater(c *fsm.Command) {
-	ctx, cancel := context.WithTimeout(r.Gateway.context, settleFor)
+func (g *Gateway) settleLater(key fsm.Key, c *fsm.Command) {
+	ctx, cancel := context.WithTimeout(g.context, settleFor)
 	defer cancel()
 	for ctx.Err() == nil {
-		if _, err := r.cluster.Propose(ctx, c); !errors.Is(err, cluster.ErrUnavailable) {
+		if _, err := g.cluster.Propose(ctx, c); !errors.Is(err, cluster.ErrUnavailable) {
 			return
 		}
 		select {
@@ -238,7 +244,7 @@ func (r *run) settleLater(c *fsm.Command) {
 		case <-ctx.Done():
 		}
 	}
-	r.log.Warn("an outcome could not be committed: the key stays unknown", "route", r.name(), "namespace", r.key.Namespace, "key", hashKey(r.key))
+	g.log.Warn("an outcome could not be committed: the key stays unknown", "key", hashKey(key))
 }
 
 // keepRenewed renews the lease while the upstream works, until stop is called.
@@ -280,30 +286,46 @@ func (r *run) passOn(res *http.Response, read []byte, stopRenewing func()) error
 		return err
 	}
 	stopRenewing()
+	r.clock.Stop()
 	r.exchange.outcome = notKept
 	r.mark(o)
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return r.tunnel(res, protocol)
 	}
+	// This is the only time that the answer is given, so what limits it is that
+	// the upstream goes on, and not how long the client takes for all of it. A
+	// stream of events lasts as long as its client.
+	patience := r.route.Timeout
 	if isEventStream(res.Header) {
-		r.stopClock() // it lasts as long as its client
+		patience = 0
 	}
 	r.sendHeader(res, res.ContentLength)
-	body := io.MultiReader(bytes.NewReader(read), res.Body)
-	if !r.flow(body) && !isEventStream(res.Header) {
+	taken := len(read) == 0 || r.flow(bytes.NewReader(read), patience)
+	r.body, read = nil, nil
+	r.letGo(r.exchange)
+	if taken {
+		taken = r.flow(res.Body, patience)
+	}
+	if !taken && patience > 0 {
 		// The client has gone, and the upstream may still be at work.
+		r.clock.Reset(patience)
 		_, _ = io.Copy(io.Discard, res.Body)
 	}
 	return nil
 }
 
-// flow copies body to the client as it comes, and reports whether the client
+// flow copies body to the client as it comes, each piece of which may take as
+// long as patience, or for ever if that is 0, and reports whether the client
 // took all of it. An answer that breaks off breaks off for the client too.
-func (r *run) flow(body io.Reader) bool {
+func (r *run) flow(body io.Reader, patience time.Duration) bool {
 	control := http.NewResponseController(r.w)
-	b := make([]byte, 32<<10)
+	b := make([]byte, piece)
 	for {
+		if patience > 0 {
+			r.clock.Reset(patience)
+		}
 		n, err := body.Read(b)
+		r.clock.Stop()
 		if n > 0 {
 			if _, err := r.w.Write(b[:n]); err != nil {
 				return false

@@ -70,7 +70,7 @@ func TestAnAnswerThatBreaksOffLeavesTheOutcomeUnknown(t *testing.T) {
 	g := startRig(t, 1, func(c *Config) {
 		c.Routes = []Route{{Path: "/{rest:.*}", Methods: []string{"PATCH"}, Settings: Settings{OnLapse: "retry"}}}
 	})
-	for _, path := range []string{"/breaks-before", "/breaks-in-header", "/breaks-in-body", "/breaks-in-chunk", "/no-http"} {
+	for _, path := range []string{"/breaks-before", "/breaks-in-header", "/breaks-in-body", "/breaks-in-chunk", "/no-http", "/no-status"} {
 		t.Run(path, func(t *testing.T) {
 			before := len(g.upstream.seen())
 			g.send(0, post(path, path, "x")).wantsProblem(504, "outcome-unknown")

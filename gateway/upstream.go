@@ -10,6 +10,7 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -169,6 +170,9 @@ func (u *upstream) locate(target *url.URL) *url.URL {
 // errUnreachable: nothing of the request was sent to any upstream.
 var errUnreachable = errors.New("no upstream could be reached")
 
+// errNoStatus: what the upstream said is no answer.
+var errNoStatus = errors.New("the upstream answered with a status below 200")
+
 // send sends a request to an upstream, once: another is tried only while
 // nothing of it was sent. make returns the request for one of them, or nil if it
 // cannot be made again. errUnreachable means that none was sent anything; after any other error it may have run.
@@ -190,7 +194,12 @@ func (us *upstreams) send(ctx context.Context, make func(context.Context, *upstr
 		res, err := us.transport.RoundTrip(out)
 		if err == nil {
 			body := res.Body // which the caller may wrap
-			return res, func() { body.Close(); u.inHand.Add(-1) }, nil
+			done := sync.OnceFunc(func() { body.Close(); u.inHand.Add(-1) })
+			if res.StatusCode < http.StatusOK && res.StatusCode != http.StatusSwitchingProtocols {
+				done()
+				return nil, nil, errNoStatus
+			}
+			return res, done, nil
 		}
 		u.inHand.Add(-1)
 		if s.maybeSent(ctx) {
