@@ -14,6 +14,7 @@ import (
 	"github.com/onced/onced/cluster"
 	"github.com/onced/onced/gateway"
 	"github.com/onced/onced/gateway/framing"
+	"github.com/onced/onced/wire"
 )
 
 // gatewayFlags are the settings of the gateway. Those of requests are what a
@@ -149,10 +150,16 @@ func (c *serveCmd) startGateway(listener net.Listener, node *cluster.Node, log *
 		return nil, err
 	}
 	s := &gatewayServer{gateway: g, server: gateway.NewHTTPServer(g, log), served: make(chan error, 1)}
-	s.server.ConnContext, s.server.ConnState = framing.ConnContext, framing.ConnState
+	s.server.ConnContext = framing.ConnContext
+	s.server.ConnState = func(conn net.Conn, state http.ConnState) {
+		framing.ConnState(conn, state)
+		wire.ConnState(conn, state)
+	}
+	// A request that goes on to an upstream takes a second connection there.
+	guarded := framing.NewListener(wire.ProblemListener(listener, c.maxConnections()), framing.Limits{})
 	go func() {
 		defer close(s.served)
-		s.served <- s.server.Serve(framing.NewListener(listener, framing.Limits{}))
+		s.served <- s.server.Serve(guarded)
 	}()
 	log.Info("serving gateway", "http", listener.Addr().String(), "upstream", c.Upstream)
 	return s, nil

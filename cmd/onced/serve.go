@@ -85,7 +85,7 @@ func listen(ctx context.Context, flag, addr string) (net.Listener, error) {
 // serve runs server until ctx ends, and then stops everything in order.
 func (c *serveCmd) serve(ctx context.Context, server *http.Server, proxy *gatewayServer, listener net.Listener, node *cluster.Node, log *slog.Logger) error {
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(wire.ProblemListener(listener, maxConnections())) }()
+	go func() { served <- server.Serve(wire.ProblemListener(listener, c.maxConnections())) }()
 	var fault error
 	select {
 	case <-ctx.Done():
@@ -108,16 +108,21 @@ func (c *serveCmd) serve(ctx context.Context, server *http.Server, proxy *gatewa
 	return fault
 }
 
-// maxConnections is how many clients may be connected at once: they get half of
-// the files that the process may have open, and the store, the log and the
-// peers the other half.
-func maxConnections() int {
+// maxConnections is how many clients may be connected at once, of the API and of
+// the gateway: they, and the connections to the upstreams, get half of the files
+// that the process may have open, and the store, the log and the peers the other
+// half.
+func (c *serveCmd) maxConnections() int {
 	const most = 16384
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		return most
 	}
-	return int(min(max(files.Cur/2, 1), most))
+	share := files.Cur / 2
+	if c.GatewayAddr != "" {
+		share /= 3
+	}
+	return int(min(max(share, 1), most))
 }
 
 // closeNode closes the node, but does not wait for ever for a disk that hangs:
