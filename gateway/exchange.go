@@ -103,6 +103,8 @@ func (g *Gateway) serve(x *exchange) error {
 		return wire.Overloaded
 	}
 	if beenHere(x.r.Header, g.pseudonym()) {
+		// Who sent it here learns by this that it was refused, and not answered.
+		x.w.Header().Set("Via", "1.1 "+g.pseudonym())
 		return wire.LoopDetected
 	}
 	if err := checkTarget(x); err != nil {

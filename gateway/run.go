@@ -101,7 +101,7 @@ func (r *run) received(res *http.Response, began time.Time, stopRenewing func())
 		return r.failed(fmt.Errorf("read the upstream's answer: %w", err))
 	case int64(len(body)) > r.route.MaxResponse:
 		return r.passOn(res, body, stopRenewing)
-	case r.route.frees(res):
+	case r.route.frees(res), res.StatusCode == http.StatusLoopDetected && beenHere(res.Header, r.pseudonym()):
 		if _, err := r.settle(&fsm.Command{Kind: fsm.Kind_RELEASE}); err != nil {
 			return err
 		}

@@ -52,6 +52,14 @@ func TestWhateverTheUpstreamDoesItIsHitOnceAndTheRecordSaysWhatCameOfIt(t *testi
 			g.ranAs(2, c.path, c.state, 1, 1)
 		})
 	}
+	// Nothing of an answer is logged, whoever wrote the line.
+	for _, p := range g.nodes {
+		for line := range strings.Lines(p.log.String()) {
+			if !strings.HasPrefix(line, "time=") || strings.Contains(line, "longer-than") {
+				t.Errorf("%s logged %q", p.id, line)
+			}
+		}
+	}
 }
 
 func TestAnUpstreamThatIsSlowKeepsItsClaimForLongerThanALease(t *testing.T) {

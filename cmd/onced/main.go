@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"strings"
@@ -21,6 +22,9 @@ func main() {
 	// The first signal asks for a graceful stop. From then on signals have
 	// their default effect, so that a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
+	// What onced has to say goes through slog. This is what net/http says by
+	// itself, with bytes of answers in it.
+	log.SetOutput(io.Discard)
 	if err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "onced:", oneLine(err))
 		os.Exit(1)
