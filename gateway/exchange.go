@@ -166,6 +166,10 @@ func (g *Gateway) findKey(x *exchange) (keyed bool, err error) {
 
 // claim claims the key, and answers what comes of it: a grant is run.
 func (g *Gateway) claim(x *exchange) error {
+	if !g.enter() {
+		return wire.Unavailable.With("this node is stopping: nothing was claimed, repeat the request at another")
+	}
+	defer g.running.Done()
 	c := &fsm.Command{
 		Kind: fsm.Kind_CLAIM, Namespace: x.key.Namespace, Key: x.key.Key, Surface: fsm.Surface_SURFACE_GATEWAY,
 		Fingerprint: x.route.fingerprint(x.r, x.body), OnLapse: x.route.onLapse,
@@ -179,7 +183,10 @@ func (g *Gateway) claim(x *exchange) error {
 			wait = 0
 		}
 	}
-	o, err := g.cluster.Begin(x.r.Context(), c, wait)
+	ctx, cancel := context.WithCancel(x.r.Context())
+	defer cancel()
+	defer context.AfterFunc(g.context, cancel)()
+	o, err := g.cluster.Begin(ctx, c, wait)
 	if err != nil {
 		return fmt.Errorf("claim key: %w", err)
 	}

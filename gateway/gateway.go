@@ -169,8 +169,9 @@ type Gateway struct {
 	buffered atomic.Int64
 	waiters  waiters
 
-	// context ends when Close is called; running are the goroutines that
-	// settle what could not be committed in time, and the health checks.
+	// context ends when Close is called; running are the keyed requests, the
+	// goroutines that settle what could not be committed in time, and the health
+	// checks.
 	context context.Context
 	cancel  context.CancelFunc
 	mu      sync.Mutex // guards closed against goes
@@ -199,8 +200,9 @@ func New(cfg Config) (*Gateway, error) {
 	return g, nil
 }
 
-// Close cuts off the runs that are left, and waits for what the gateway started
-// itself. The server in front of it is shut down first.
+// Close cuts off the runs that are left, and waits until it is recorded that
+// their outcome is unknown, or a second, and for what the gateway started itself.
+// The server in front of it is shut down first.
 func (g *Gateway) Close() {
 	g.mu.Lock()
 	g.closed = true
@@ -208,6 +210,17 @@ func (g *Gateway) Close() {
 	g.cancel()
 	g.running.Wait()
 	g.upstreams.close()
+}
+
+// enter begins a keyed request, which Close waits for until g.running.Done is
+// called. It reports false once the gateway closes.
+func (g *Gateway) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.closed {
+		g.running.Add(1)
+	}
+	return !g.closed
 }
 
 // goes runs f in a goroutine that Close waits for. Once the gateway closes it

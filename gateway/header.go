@@ -52,8 +52,13 @@ const (
 // announce completes the header of a request to the upstream: who sent it, and
 // by which way it came. A client cannot pass for the gateway.
 func announce(h http.Header, in *http.Request, pseudonym string) {
-	h.Del(fenceHeader)
-	h.Del(attemptHeader)
+	for name := range h {
+		// Some services (CGI, WSGI) take _ for -.
+		switch http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-")) {
+		case fenceHeader, attemptHeader:
+			delete(h, name)
+		}
+	}
 	client, _, err := net.SplitHostPort(in.RemoteAddr)
 	if err != nil {
 		client = in.RemoteAddr

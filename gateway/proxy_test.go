@@ -22,7 +22,7 @@ func TestTheUpstreamSeesWhatWasSentAndWhoSentIt(t *testing.T) {
 			before := len(g.upstream.seen())
 			g.send(0, post("/a%2Fb//c?x=1;y=%20&z", key, "body",
 				"Host", "shop.example.com", "Connection", "X-Mine, close", "X-Mine", "1", "Keep-Alive", "300", "Te", "trailers",
-				"Proxy-Authorization", "secret", "Upgrade-Insecure-Requests", "1", "Onced-Fence", "999", "Onced-Attempt", "9",
+				"Proxy-Authorization", "secret", "Upgrade-Insecure-Requests", "1", "Onced-Fence", "999", "Onced-Attempt", "9", "Onced_Fence", "999",
 				"X-Forwarded-For", "203.0.113.7", "X-Forwarded-Proto", "https", "Forwarded", "for=203.0.113.7", "Via", "1.1 lb",
 				"Accept-Encoding", "br", "X-Kept", "a", "X-Kept", "b")).wants(200)
 			hits := g.upstream.seen()[before:]
@@ -34,7 +34,7 @@ func TestTheUpstreamSeesWhatWasSentAndWhoSentIt(t *testing.T) {
 				t.Errorf("it saw %s of %s, body %q", hit.uri, hit.host, hit.body)
 			}
 			for name, want := range map[string]string{
-				"X-Mine": "", "Keep-Alive": "", "Proxy-Authorization": "", "Connection": "",
+				"Onced_fence": "", "X-Mine": "", "Keep-Alive": "", "Proxy-Authorization": "", "Connection": "",
 				"X-Forwarded-For": "203.0.113.7, 127.0.0.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.example.com",
 				"Forwarded": "for=203.0.113.7, for=127.0.0.1;host=shop.example.com;proto=http", "Accept-Encoding": "br", "X-Kept": "a|b",
 				"Upgrade-Insecure-Requests": "1", "Idempotency-Key": key,

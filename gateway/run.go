@@ -210,6 +210,9 @@ const (
 	settleFor = 5 * time.Minute
 	// settlePause is between two tries, each of which takes its own time.
 	settlePause = time.Second
+	// settleGrace is how long a gateway that closes waits for an outcome to be
+	// committed.
+	settleGrace = time.Second
 )
 
 // settle commits the end of the claim. If that does not succeed in time the
@@ -217,7 +220,10 @@ const (
 // gateway goes on trying, for the retries to come.
 func (r *run) settle(c *fsm.Command) (*fsm.Outcome, error) {
 	c.Namespace, c.Key, c.Fence = r.key.Namespace, r.key.Key, r.claim.Fence
-	o, err := r.cluster.Propose(context.WithoutCancel(r.r.Context()), c)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.r.Context()))
+	defer cancel()
+	defer context.AfterFunc(r.Gateway.context, func() { time.AfterFunc(settleGrace, cancel) })()
+	o, err := r.cluster.Propose(ctx, c)
 	switch {
 	case errors.Is(err, cluster.ErrUnavailable):
 		g, key := r.Gateway, r.key // and nothing of the request

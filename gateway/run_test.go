@@ -187,6 +187,21 @@ func TestOfManyClientsWithOneKeyOneRuns(t *testing.T) {
 	g.upstream.wantsHits(1)
 }
 
+func TestClosingCutsOffTheRunInHandAndRecordsThatItsOutcomeIsUnknown(t *testing.T) {
+	g := startRig(t, 1, nil)
+	done := make(chan *reply)
+	go func() { done <- g.send(0, post("/held", "k", "x")) }()
+	g.upstream.awaitHeld()
+	g.gateways[0].Close()
+	g.wantsState("k", fsm.State_UNKNOWN)
+	(<-done).wantsProblem(504, "outcome-unknown")
+	g.send(0, post("/held", "k2", "x")).wantsProblem(503, "unavailable")
+	g.upstream.wantsHits(1)
+	if rec := g.record("k2"); rec != nil {
+		t.Errorf("it was claimed: %v", rec)
+	}
+}
+
 func TestTheLeaseIsRenewedWhileTheUpstreamWorks(t *testing.T) {
 	g := startRig(t, 1, func(c *Config) { c.Default.Lease = time.Second })
 	done := make(chan *reply)

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // upstreamBinary is the service behind the gateway, built once for all tests.
@@ -186,10 +187,19 @@ func (g *gated) begin(ctx context.Context, i int, path, key string, header ...st
 	return client.Do(r)
 }
 
-// sending posts in the background; the reply comes on the channel.
-func (g *gated) sending(i int, path, key string, header ...string) <-chan *reply {
+// sending posts in the background, again where the cluster was not available;
+// the reply comes on the channel.
+func (g *gated) sending(i int, path, key string) <-chan *reply {
 	done := make(chan *reply, 1)
-	go func() { done <- g.send(i, path, key, header...) }()
+	go func() {
+		for deadline := time.Now().Add(patience); ; {
+			r := g.send(i, path, key)
+			if !r.is(http.StatusServiceUnavailable, "unavailable") || time.Now().After(deadline) {
+				done <- r
+				return
+			}
+		}
+	}()
 	return done
 }
 

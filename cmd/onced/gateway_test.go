@@ -16,7 +16,7 @@ const retryRoute = `
 routes:
   - path: /held/retry/{rest:.*}
     on-lapse: retry
-    lease: 1s
+    lease: 3s
 `
 
 func TestOfFiftyClientsWithOneKeyOnThreeNodesOneRuns(t *testing.T) {
@@ -87,7 +87,7 @@ func TestAClientThatHangsUpLeavesARunThatIsRecorded(t *testing.T) {
 func eachHolder(t *testing.T, test func(t *testing.T, g *gated, holder int, rest []int)) {
 	for _, role := range []string{"leader", "follower"} {
 		t.Run(role, func(t *testing.T) {
-			g := startGated(t, 3, retryRoute, "--gateway-lease", "2s")
+			g := startGated(t, 3, retryRoute, "--gateway-lease", "3s")
 			holder := g.leader()
 			if role == "follower" {
 				holder = g.others(holder)[0]

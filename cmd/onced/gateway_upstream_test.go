@@ -16,7 +16,7 @@ routes:
   - path: /never
     timeout: 300ms
   - path: /slow
-    lease: 1s
+    lease: 3s
   - path: /large
     max-response: 32KiB
 `
@@ -74,7 +74,7 @@ func TestAnUpstreamThatIsSlowKeepsItsClaimForLongerThanALease(t *testing.T) {
 			t.Fatal(err)
 		}
 		now, err := time.Parse(time.RFC3339, g.record(1, "k").LeaseExpiresAt)
-		return err == nil && now.After(end.Add(2*time.Second))
+		return err == nil && now.After(end.Add(3*time.Second))
 	})
 	g.up.open("/slow")
 	(<-first).wantsFirst(http.StatusOK, "run 1 of k")
