@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -223,5 +224,39 @@ func TestUpgradesThatEndLeaveNothingInHand(t *testing.T) {
 	eventually(t, "the gateway to have nothing in hand", func() bool { return g.gateways[0].inHand.Load() == 0 })
 	if n := up.inHand.Load(); n != 0 {
 		t.Errorf("%d requests are left in hand at the upstream", n)
+	}
+}
+
+func TestAnAnswerMayPauseForLongerThanAClientMayTakeForAPiece(t *testing.T) {
+	g := startRig(t, 1, nil)
+	const limit = 2 * time.Second
+	g.gateways[0].writeTimeout = limit
+	end := make(chan struct{})
+	g.replaceUpstream(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/events" {
+			w.Header().Set("Content-Type", "text/event-stream")
+		}
+		if r.URL.Path == "/trailers" {
+			w.Header().Set("Trailer", "X-Sum")
+		}
+		fmt.Fprint(w, "x")
+		_ = http.NewResponseController(w).Flush()
+		<-end
+		w.Header().Set("X-Sum", "1")
+	}))
+	calls := []call{post("/events", "k", ""), post("/events", "", ""), post("/trailers", "", "")}
+	replies := make([]*reply, len(calls))
+	var all sync.WaitGroup
+	for i, c := range calls {
+		all.Go(func() { replies[i] = g.send(0, c) })
+	}
+	began := time.Now()
+	eventually(t, "a client's time to be over", func() bool {
+		return g.gateways[0].inHand.Load() == int64(len(calls)) && time.Since(began) > limit+limit/2
+	})
+	close(end)
+	all.Wait()
+	for _, r := range replies {
+		r.wants(200).wantsBody("x")
 	}
 }

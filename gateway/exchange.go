@@ -56,9 +56,7 @@ func (a *answer) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		a.status = status
 	}
-	// Where no body follows, this is the time of what goes out at the end. An
-	// error is that of a connection that has ended.
-	_ = a.boundWrite()
+	_ = a.boundWrite() // where no body follows; it fails where the client has gone
 	a.ResponseWriter.WriteHeader(status)
 }
 
@@ -66,8 +64,7 @@ func (a *answer) boundWrite() error {
 	return http.NewResponseController(a.ResponseWriter).SetWriteDeadline(time.Now().Add(a.timeout))
 }
 
-// Write sends b in pieces, each in its own time. What is buffered behind them
-// goes out within that of the last.
+// Write sends b in pieces, each in its own time.
 func (a *answer) Write(b []byte) (n int, err error) {
 	for first := true; first || len(b) > 0; first = false {
 		if err := a.boundWrite(); err != nil {
@@ -82,7 +79,15 @@ func (a *answer) Write(b []byte) (n int, err error) {
 	return n, nil
 }
 
-// Unwrap is for http.ResponseController: what flows to a client is flushed.
+// FlushError sends what is buffered.
+func (a *answer) FlushError() error {
+	if err := a.boundWrite(); err != nil {
+		return fmt.Errorf("bound the time to write: %w", err)
+	}
+	return http.NewResponseController(a.ResponseWriter).Flush()
+}
+
+// Unwrap is for http.ResponseController.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 // ServeHTTP answers one request: passed through, or by way of its key. A client
@@ -90,6 +95,7 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{w: &answer{ResponseWriter: w, timeout: g.writeTimeout}, r: r, route: g.routeOf(r)}
 	began := time.Now()
+	defer func() { _ = x.w.boundWrite() }() // for what net/http sends at the end
 	defer func() { g.met.observe(x, time.Since(began)) }()
 	defer func() { g.recovered(x, recover()) }()
 	defer g.inHand.Add(-1)
