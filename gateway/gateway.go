@@ -164,6 +164,8 @@ type Gateway struct {
 
 	// writeTimeout bounds the time in which a client takes a piece of its answer.
 	writeTimeout time.Duration
+	// settleGrace is how long Close waits for an outcome to be committed.
+	settleGrace time.Duration
 
 	inHand   atomic.Int64
 	buffered atomic.Int64
@@ -189,7 +191,7 @@ func New(cfg Config) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	g := &Gateway{cfg: cfg, cluster: cfg.Cluster, met: met, log: cfg.Log, writeTimeout: writeTimeout, waiters: waiters{keys: map[fsm.Key]int{}}}
+	g := &Gateway{cfg: cfg, cluster: cfg.Cluster, met: met, log: cfg.Log, writeTimeout: writeTimeout, settleGrace: settleGrace, waiters: waiters{keys: map[fsm.Key]int{}}}
 	g.context, g.cancel = context.WithCancel(context.Background())
 	g.upstreams = newUpstreams(cfg)
 	g.router, g.fallback = newRouter(cfg)

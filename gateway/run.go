@@ -210,8 +210,7 @@ const (
 	settleFor = 5 * time.Minute
 	// settlePause is between two tries, each of which takes its own time.
 	settlePause = time.Second
-	// settleGrace is how long a gateway that closes waits for an outcome to be
-	// committed.
+	// settleGrace keeps a stop short: without an outcome the claim lapses.
 	settleGrace = time.Second
 )
 
@@ -222,7 +221,7 @@ func (r *run) settle(c *fsm.Command) (*fsm.Outcome, error) {
 	c.Namespace, c.Key, c.Fence = r.key.Namespace, r.key.Key, r.claim.Fence
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.r.Context()))
 	defer cancel()
-	defer context.AfterFunc(r.Gateway.context, func() { time.AfterFunc(settleGrace, cancel) })()
+	defer context.AfterFunc(r.Gateway.context, func() { time.AfterFunc(r.settleGrace, cancel) })()
 	o, err := r.cluster.Propose(ctx, c)
 	switch {
 	case errors.Is(err, cluster.ErrUnavailable):

@@ -192,6 +192,7 @@ func TestClosingCutsOffTheRunInHandAndRecordsThatItsOutcomeIsUnknown(t *testing.
 	done := make(chan *reply)
 	go func() { done <- g.send(0, post("/held", "k", "x")) }()
 	g.upstream.awaitHeld()
+	g.gateways[0].settleGrace = patience
 	g.gateways[0].Close()
 	g.wantsState("k", fsm.State_UNKNOWN)
 	(<-done).wantsProblem(504, "outcome-unknown")

@@ -228,6 +228,20 @@ func TestALeaderThatDiesBetweenClaimAndCompletionIsNotNoticed(t *testing.T) {
 	g.ranAs(leader, key, "completed", 1, 1)
 }
 
+func TestAStopCutsOffARunThatTakesTooLongAndItIsNotRunAgain(t *testing.T) {
+	g := startGated(t, 3, "")
+	const path, key = "/held/a", "order-1"
+	first := g.holding(0, path, key)
+	if status := g.terminate(0); status != 0 {
+		t.Errorf("it exited with %d", status)
+	}
+	if r := <-first; r.err == nil {
+		r.wantsProblem(http.StatusGatewayTimeout, "outcome-unknown")
+	}
+	g.until(1, path, key).wantsProblem(http.StatusConflict, "outcome-unknown")
+	g.ranAs(2, key, "unknown", 1, 1)
+}
+
 func TestAStopWaitsForTheGatewayRequestInHand(t *testing.T) {
 	g := startGated(t, 3, "")
 	for i := range g.nodes {
