@@ -203,8 +203,11 @@ func (g *Gateway) claim(x *exchange) error {
 	case fsm.Code_GRANTED:
 		return g.run(x, o.Record)
 	case fsm.Code_REPLAY:
+		if err := wire.SendRecorded(x.w, x.echo, o); err != nil {
+			return err
+		}
 		x.outcome = replayed
-		return wire.SendRecorded(x.w, x.echo, o)
+		return nil
 	}
 	var p *wire.Problem
 	if err = wire.ProblemOfOutcome(o); errors.As(err, &p) && errors.Is(p, wire.OutcomeUnknown) {
