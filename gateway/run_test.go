@@ -290,3 +290,22 @@ func TestAnotherRequestUnderTheKeyIsRefused(t *testing.T) {
 	g.send(0, post("/x?a=1", "k", "x", "Content-Type", "Text/Plain")).wants(200).replay()
 	g.upstream.wantsHits(1)
 }
+
+func TestKeptHeadersAreReplayedByteForByte(t *testing.T) {
+	g := startRig(t, 3, func(c *Config) { c.Default.KeepHeaders = []string{"X-Name"} })
+	g.replaceUpstream(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["X-Name"] = []string{"caf\xe9", "", "caf\u00e9", "a,b;c=\"d\""}
+		w.Header()["Content-Encoding"] = []string{"gzip"}
+		w.Header()["Etag"] = []string{`W/"x"`}
+		w.WriteHeader(299)
+		_, _ = w.Write([]byte("\x1f\x8b\x08\x00no gzip at all"))
+	}))
+	one := g.send(0, post("/x", "k", "")).wants(299).first()
+	for i := range 3 {
+		g.send(i, post("/x", "k", "")).wants(299).replay().wantsBody(one.body).wantsHeader("X-Name", one.header.Values("X-Name")...).
+			wantsHeader("Content-Encoding", "gzip").wantsHeader("Etag", `W/"x"`)
+	}
+	if one.header.Values("X-Name")[0] != "caf\xe9" {
+		t.Errorf("the first answer has %q", one.header.Values("X-Name"))
+	}
+}
