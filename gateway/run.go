@@ -225,11 +225,11 @@ func (r *run) settle(c *fsm.Command) (*fsm.Outcome, error) {
 	o, err := r.cluster.Propose(ctx, c)
 	switch {
 	case errors.Is(err, cluster.ErrUnavailable):
-		g, key := r.Gateway, r.key // and nothing of the request
-		g.goes(func() { g.settleLater(key, c) })
+		g, route, key := r.Gateway, r.name(), r.key // and nothing of the request
+		g.goes(func() { g.settleLater(route, key, c) })
 		return nil, r.unknown("the outcome could not be committed in time")
 	case err != nil:
-		r.log.Error("an outcome could not be committed: the key stays unknown", "key", hashKey(r.key), "err", err)
+		r.log.Error("an outcome could not be committed: the key stays unknown", "route", r.name(), "namespace", r.key.Namespace, "key", hashKey(r.key), "err", err)
 		return nil, r.unknown("the outcome could not be committed")
 	case o.Code != fsm.Code_OK:
 		return nil, r.unknown("the claim no longer stands: another attempt has taken over, or an operator has settled the key")
@@ -237,7 +237,7 @@ func (r *run) settle(c *fsm.Command) (*fsm.Outcome, error) {
 	return o, nil
 }
 
-func (g *Gateway) settleLater(key fsm.Key, c *fsm.Command) {
+func (g *Gateway) settleLater(route string, key fsm.Key, c *fsm.Command) {
 	ctx, cancel := context.WithTimeout(g.context, settleFor)
 	defer cancel()
 	for ctx.Err() == nil {
@@ -249,7 +249,7 @@ func (g *Gateway) settleLater(key fsm.Key, c *fsm.Command) {
 		case <-ctx.Done():
 		}
 	}
-	g.log.Warn("an outcome could not be committed: the key stays unknown", "key", hashKey(key))
+	g.log.Warn("an outcome could not be committed: the key stays unknown", "route", route, "namespace", key.Namespace, "key", hashKey(key))
 }
 
 // keepRenewed renews the lease while the upstream works, until stop is called.
