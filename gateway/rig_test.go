@@ -390,6 +390,11 @@ func (u *upstreamServer) behave(w http.ResponseWriter, r *http.Request, count in
 			w.Header().Set("Content-Length", strconv.Itoa(size))
 		}
 		_, _ = io.WriteString(w, strings.Repeat("x", size))
+	case path == "/busy":
+		w.Header().Set("Retry-After", "1")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		size, _ := strconv.Atoi(r.URL.Query().Get("size"))
+		_, _ = io.WriteString(w, strings.Repeat("x", size))
 	case path == "/trailers":
 		w.Header().Set("Trailer", "X-Sum")
 		fmt.Fprintf(w, "run %d", count)

@@ -90,6 +90,10 @@ func (r *run) received(res *http.Response, began time.Time, stopRenewing func())
 	if res.StatusCode == http.StatusSwitchingProtocols && !sameProtocol(upgradeType(r.r.Header), upgradeType(res.Header)) {
 		return r.failed(errUnasked)
 	}
+	if r.route.frees(res) || res.StatusCode == http.StatusLoopDetected && beenHere(res.Header, r.pseudonym()) {
+		r.exchange.upstream = time.Since(began)
+		return r.letPass(res, stopRenewing)
+	}
 	if res.StatusCode == http.StatusSwitchingProtocols || isEventStream(res.Header) || res.ContentLength > r.route.MaxResponse {
 		r.exchange.upstream = time.Since(began)
 		return r.passOn(res, nil, stopRenewing)
@@ -101,13 +105,6 @@ func (r *run) received(res *http.Response, began time.Time, stopRenewing func())
 		return r.failed(fmt.Errorf("read the upstream's answer: %w", err))
 	case int64(len(body)) > r.route.MaxResponse:
 		return r.passOn(res, body, stopRenewing)
-	case r.route.frees(res), res.StatusCode == http.StatusLoopDetected && beenHere(res.Header, r.pseudonym()):
-		if _, err := r.settle(&fsm.Command{Kind: fsm.Kind_RELEASE}); err != nil {
-			return err
-		}
-		r.exchange.outcome = released
-		r.answer(res, body)
-		return nil
 	}
 	removeHopByHop(res.Header)
 	o, err := r.settle(&fsm.Command{Kind: fsm.Kind_COMPLETE, Response: fsm.NewResponse(res.StatusCode, r.route.keep(res.Header), body)})
@@ -130,6 +127,19 @@ func (rt *route) frees(res *http.Response) bool {
 		}
 	}
 	return slices.Contains(rt.NotRecorded, res.StatusCode)
+}
+
+// letPass frees the key, for the upstream said that it did nothing, and lets its
+// answer flow to the client.
+func (r *run) letPass(res *http.Response, stopRenewing func()) error {
+	if _, err := r.settle(&fsm.Command{Kind: fsm.Kind_RELEASE}); err != nil {
+		return err
+	}
+	stopRenewing()
+	r.exchange.outcome = released
+	r.sendHeader(res, res.ContentLength)
+	r.flow(res.Body, r.route.Timeout)
+	return nil
 }
 
 // mark puts on the answer what a recorded one has.

@@ -66,6 +66,17 @@ func TestEveryStatusIsRecordedButThoseThatSayNothingWasDone(t *testing.T) {
 	}
 }
 
+func TestALongAnswerThatNothingWasDoneFreesTheKeyToo(t *testing.T) {
+	g := startRig(t, 1, func(c *Config) { c.Default.MaxResponse = 1000 })
+	for range 2 {
+		g.send(0, post("/busy?size=100000", "k", "x")).wants(503).first().wantsHeader("Retry-After", "1").wantsBody(strings.Repeat("x", 100000))
+		if rec := g.record("k"); rec != nil {
+			t.Fatalf("a record was left: %v", rec)
+		}
+	}
+	g.upstream.wantsHits(2)
+}
+
 func TestAnAnswerThatBreaksOffLeavesTheOutcomeUnknown(t *testing.T) {
 	g := startRig(t, 1, func(c *Config) {
 		c.Routes = []Route{{Path: "/{rest:.*}", Methods: []string{"PATCH"}, Settings: Settings{OnLapse: "retry"}}}
