@@ -291,3 +291,35 @@ func FuzzNamespace(f *testing.F) {
 		}
 	})
 }
+
+func TestNoBodyIsTooOddToBeAnswered(t *testing.T) {
+	yes := true
+	g := startRig(t, 1, func(c *Config) {
+		c.Routes = []Route{
+			{Path: "/canonical", Settings: Settings{Canonical: &yes}},
+			{Path: "/ignoring", Settings: Settings{Ignore: []string{"a.b"}}},
+			{Path: "/member", Settings: Settings{Key: KeyRequired, KeyMember: "a.b"}},
+		}
+	})
+	for name, body := range map[string]string{
+		"empty": "", "200,000 deep": strings.Repeat(`{"a":`, 200_000), "200,000 arrays": strings.Repeat("[", 200_000),
+		"no UTF-8": "{\"a\":{\"b\":\"\xff\xfe\"}}", "a name twice": `{"a":{"b":"1"},"a":{"b":"2"}}`, "NUL": "\x00", "half": `{"a":{"b":"1`,
+		"a huge number": `{"a":{"b":` + strings.Repeat("9", 100_000) + `}}`, "a huge string": `{"a":{"b":"` + strings.Repeat("k", 100_000) + `"}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, path := range []string{"/plain", "/canonical", "/ignoring"} {
+				key := strings.ReplaceAll(name, " ", "-") + path
+				key = strings.ReplaceAll(key, ",", "")
+				one := g.send(0, post(path, key, body, "Content-Type", "application/json")).wants(200).first()
+				g.send(0, post(path, key, body, "Content-Type", "application/json")).wants(200).replay().wantsBody(one.body)
+			}
+			before := len(g.upstream.seen())
+			if r := g.send(0, post("/member", "", body, "Content-Type", "application/json")); r.err != nil || r.status != 400 {
+				t.Errorf("status %d, %v", r.status, r.err)
+			}
+			if n := len(g.upstream.seen()); n != before {
+				t.Error("it was forwarded")
+			}
+		})
+	}
+}
