@@ -53,7 +53,7 @@ type Config struct {
 	// MaxInHand is how many requests may be in hand at once, those that wait
 	// counted; more are shed. Default 4096.
 	MaxInHand int
-	// MaxBuffered is how many bytes of request bodies may be held at once;
+	// MaxBuffered is how many bytes of bodies and answers may be held at once;
 	// what would not fit is shed. Default 256 MiB.
 	MaxBuffered int64
 	// MaxWait caps Prefer: wait. Default 30 s; whole seconds.

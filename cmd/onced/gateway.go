@@ -35,7 +35,7 @@ type gatewayFlags struct {
 	GatewayMaxResponse byteSize      `default:"512KiB" help:"Largest body of a response that is kept: to 16MiB."`
 	GatewayKeepHeaders []string      `placeholder:"NAME" help:"Response headers that are kept beside the usual ones."`
 	GatewayNamespace   string        `default:"authorization" help:"Whose a key is: authorization (a hash of that header), header:NAME, cookie:NAME, host or shared."`
-	GatewayMaxBuffered byteSize      `default:"256MiB" help:"Most bytes of request bodies held at once; more are answered 503."`
+	GatewayMaxBuffered byteSize      `default:"256MiB" help:"Most bytes of request bodies and answers held at once; while there are more, new keyed requests are answered 503."`
 	MaxWaitersPerKey   int           `default:"128" help:"Most requests to the gateway that wait for one key in flight."`
 
 	routes []fileRoute
