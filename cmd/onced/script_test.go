@@ -19,8 +19,11 @@ import (
 )
 
 // TestMain lets the scripts run this very binary as onced.
+// programs are those that the scripts may run.
+var programs = map[string]func(){"onced": main}
+
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"onced": main})
+	testscript.Main(m, programs)
 }
 
 func TestTheBinaryAsUsersRunIt(t *testing.T) {

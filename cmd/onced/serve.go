@@ -16,7 +16,6 @@ import (
 
 	"github.com/onced/onced/api"
 	"github.com/onced/onced/cluster"
-
 	"github.com/onced/onced/wire"
 )
 
@@ -36,6 +35,9 @@ func (c *serveCmd) Run(s *session) error {
 		return err
 	}
 	log := c.logger(s.stderr)
+	if err := coarsenTimers(s.ctx); err != nil {
+		log.Info("timers stay fine, which costs processor time", "error", err)
+	}
 	// Listening comes first: a port that is taken is told before anything on
 	// disk is touched. Requests that arrive meanwhile wait in the backlog.
 	listener, err := listen(s.ctx, "--http-addr", c.HTTPAddr)
