@@ -33,7 +33,7 @@ type Config struct {
 	// Clock is the one clock of the history.
 	Clock func() history.Nano
 	Seed  uint64
-	// Scripts is how many keys are worked on at a time. Default 12.
+	// Scripts is how many keys are worked on at a time. Default 24.
 	Scripts int
 	// Pause is the mean time between two calls of a client. Default 40 ms.
 	Pause time.Duration
@@ -48,7 +48,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	if c.Scripts == 0 {
-		c.Scripts = 12
+		c.Scripts = 24
 	}
 	if c.Pause == 0 {
 		c.Pause = 40 * time.Millisecond

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -180,13 +179,4 @@ func (s *server) url() string { return "http://" + s.on.Addr().String() }
 func (s *server) stop() error {
 	defer s.served.Wait()
 	return s.http.Close()
-}
-
-// TempDir returns a directory for a run, and what removes it.
-func TempDir() (dir string, remove func() error, err error) {
-	dir, err = os.MkdirTemp("", "onced-chaos-")
-	if err != nil {
-		return "", nil, fmt.Errorf("make directory: %w", err)
-	}
-	return dir, func() error { return os.RemoveAll(dir) }, nil
 }

@@ -53,9 +53,9 @@ func statusOf(err error) int {
 
 // commands is the command line.
 type commands struct {
-	Run   runCommand   `cmd:"" help:"Start a cluster, load it, break it, and judge what its clients saw."`
-	Check checkCommand `cmd:"" help:"Judge the history of a run again."`
-	// Selftest selftestCommand `cmd:"" help:"Show that the judge sees one planted fault of each kind."`
+	Run      runCommand      `cmd:"" help:"Start a cluster, load it, break it, and judge what its clients saw."`
+	Check    checkCommand    `cmd:"" help:"Judge the history of a run again."`
+	Selftest selftestCommand `cmd:"" help:"Show that the judge sees one planted fault of each kind."`
 }
 
 // run is the program without its process: results go to stdout, progress to

@@ -30,7 +30,7 @@ type runCommand struct {
 	Onced    string        `placeholder:"FILE" help:"The onced to test. Default: it is built from the source in the working directory."`
 	Settle   time.Duration `default:"1s" help:"Time without a fault between two."`
 	TTL      time.Duration `name:"ttl" default:"10s" help:"Retention of records that do not say it themselves."`
-	Scripts  int           `default:"12" help:"How many keys are worked on at a time."`
+	Scripts  int           `default:"24" help:"How many keys are worked on at a time."`
 	Data     string        `placeholder:"DIR" help:"Where the nodes keep their data, which is removed afterwards. Default: a temporary directory."`
 }
 
