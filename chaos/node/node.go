@@ -32,7 +32,8 @@ type Config struct {
 
 	HTTPAddr, RaftAddr string
 	GatewayAddr        string   // empty: no gateway
-	Flags              []string // further ones, such as --peers
+	Peers              string   // every node of a new cluster, as --peers has them
+	Flags              []string // further ones
 
 	// Launch starts the process; nil starts it here.
 	Launch func(*exec.Cmd) error
@@ -101,8 +102,11 @@ func (n *Node) args() []string {
 	if n.GatewayAddr != "" {
 		args = append(args, "--gateway-addr", n.GatewayAddr)
 	}
-	if n.joins != "" {
+	switch {
+	case n.joins != "":
 		args = append(args, "--join", n.joins)
+	case n.Peers != "":
+		args = append(args, "--peers", n.Peers)
 	}
 	return append(args, n.Flags...)
 }
@@ -324,8 +328,18 @@ func (n *Node) Metric(ctx context.Context, name string) (sum float64, err error)
 	return sum, nil
 }
 
+// Refusal is an answer with status 300 or more.
+type Refusal struct {
+	Request string // method and path
+	Status  int
+	Body    string
+}
+
+// Error tells all of it.
+func (r *Refusal) Error() string { return fmt.Sprintf("%s: %d: %s", r.Request, r.Status, r.Body) }
+
 // Call sends a request to the API of the node and returns the body of its
-// answer, or an error where the status is 300 or more.
+// answer, or a *Refusal.
 func (n *Node) Call(ctx context.Context, method, path, body string) ([]byte, error) {
 	u := url.URL{Scheme: "http", Host: n.HTTPAddr}
 	r, err := http.NewRequestWithContext(ctx, method, u.String()+path, strings.NewReader(body))
@@ -340,7 +354,7 @@ func (n *Node) Call(ctx context.Context, method, path, body string) ([]byte, err
 	defer res.Body.Close()
 	b, err := io.ReadAll(res.Body)
 	if err == nil && res.StatusCode >= http.StatusMultipleChoices {
-		err = fmt.Errorf("%s %s: %s: %s", method, path, res.Status, strings.TrimSpace(string(b)))
+		err = &Refusal{method + " " + path, res.StatusCode, strings.TrimSpace(string(b))}
 	}
 	return b, err
 }
