@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/onced/onced/chaos/history"
@@ -179,7 +180,9 @@ func (j *judgement) doubts(ctx context.Context, v *Verdict) (why []string) {
 		doubt("the check of %d keys took too long", j.undecided)
 	}
 	for _, kind := range j.h.Run.Faults {
-		if !slices.ContainsFunc(j.h.Faults, func(f *history.Fault) bool { return f.Kind == kind && f.Evidence != "" }) {
+		if !slices.ContainsFunc(j.h.Faults, func(f *history.Fault) bool {
+			return f.Evidence != "" && slices.Contains(strings.Split(f.Kind, "+"), kind)
+		}) {
 			doubt("nothing shows that the fault %s bit", kind)
 		}
 	}

@@ -28,6 +28,21 @@ func newStatusClient(dial func(context.Context, string, string) (net.Conn, error
 
 func (c *statusClient) close() { c.http.CloseIdleConnections() }
 
+// probeEvery is between two looks at what is waited for.
+const probeEvery = 50 * time.Millisecond
+
+// sleep waits, and is cut short by ctx.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // clusterStatus is part of GET /v1/cluster.
 type clusterStatus struct {
 	Leader string `json:"leader"`
@@ -67,20 +82,6 @@ func (c *statusClient) cluster(ctx context.Context, base string) (s clusterStatu
 	return s, c.get(ctx, base+"/v1/cluster", &s)
 }
 
-func (c *statusClient) ready(ctx context.Context, base string) bool {
-	return c.get(ctx, base+"/readyz", nil) == nil
-}
-
-func (c *statusClient) transfer(ctx context.Context, base, to string) error {
-	body := strings.NewReader(fmt.Sprintf(`{"to":%q}`, to))
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/cluster/transfer", body)
-	if err != nil {
-		return fmt.Errorf("build request: %w", err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	return c.do(req, nil)
-}
-
 // watchEvery is between two looks at who leads.
 const watchEvery = 100 * time.Millisecond
 
@@ -102,7 +103,8 @@ func (c *statusClient) watch(ctx context.Context, nodes []load.Node, to *history
 		now := history.Leader{At: clock()}
 		for _, a := range answers {
 			if a.Term > now.Term || a.Term == now.Term && a.Leader != "" {
-				now.Term, now.Node = a.Term, a.Leader
+				now.Term = a.Term
+				now.Node, _, _ = strings.Cut(a.Leader, ".") // as it was named at first
 			}
 		}
 		if (now.Node != last.Node || now.Term != last.Term) && ctx.Err() == nil {

@@ -34,14 +34,21 @@ var upstreamBinary = sync.OnceValues(func() (string, error) {
 
 // upstreamProcess is a real service of its own, as testdata/upstream says.
 type upstreamProcess struct {
-	t    *testing.T
-	addr string
-	cmd  *exec.Cmd
+	t      *testing.T
+	addr   string
+	host   machine      // where it runs, nil for this one
+	client *http.Client // reaches it
+	cmd    *exec.Cmd
 }
 
 func startUpstream(t *testing.T) *upstreamProcess {
 	t.Helper()
-	u := &upstreamProcess{t: t, addr: "127.0.0.1:0"}
+	return startUpstreamOn(t, nil, "127.0.0.1:0", client)
+}
+
+func startUpstreamOn(t *testing.T, host machine, addr string, client *http.Client) *upstreamProcess {
+	t.Helper()
+	u := &upstreamProcess{t: t, addr: addr, host: host, client: client}
 	u.start()
 	t.Cleanup(u.kill)
 	return u
@@ -60,7 +67,7 @@ func (u *upstreamProcess) start() {
 	if err != nil {
 		u.t.Fatal(err)
 	}
-	if err := u.cmd.Start(); err != nil {
+	if err := startOn(u.host, u.cmd); err != nil {
 		u.t.Fatal(err)
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
@@ -88,7 +95,7 @@ func (u *upstreamProcess) control(method, path string) []byte {
 	if err != nil {
 		u.t.Fatal(err)
 	}
-	res, err := client.Do(r)
+	res, err := u.client.Do(r)
 	if err != nil {
 		u.t.Fatal(err)
 	}
@@ -132,12 +139,8 @@ type gated struct {
 // startGated starts n nodes with the given routes and flags.
 func startGated(t *testing.T, n int, routes string, flags ...string) *gated {
 	t.Helper()
-	config := filepath.Join(t.TempDir(), "onced.yaml")
-	if err := os.WriteFile(config, []byte(routes), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	g := &gated{up: startUpstream(t)}
-	g.processes = newProcesses(t, n, append([]string{"--config", config, "--upstream", "http://" + g.up.addr}, flags...)...)
+	g.processes = newProcesses(t, n, g.flags(routes, flags...)...)
 	for i, p := range g.nodes {
 		g.addrs = append(g.addrs, freeAddr(t))
 		p.flags = []string{"--gateway-addr", g.addrs[i]}
@@ -145,6 +148,16 @@ func startGated(t *testing.T, n int, routes string, flags ...string) *gated {
 	}
 	g.awaitReady()
 	return g
+}
+
+// flags are those of every node.
+func (g *gated) flags(routes string, flags ...string) []string {
+	g.up.t.Helper()
+	config := filepath.Join(g.up.t.TempDir(), "onced.yaml")
+	if err := os.WriteFile(config, []byte(routes), 0o600); err != nil {
+		g.up.t.Fatal(err)
+	}
+	return append([]string{"--config", config, "--upstream", "http://" + g.up.addr}, flags...)
 }
 
 // reply is what a client of the gateway saw.
@@ -184,7 +197,7 @@ func (g *gated) begin(ctx context.Context, i int, path, key string, header ...st
 	for at := 0; at < len(header); at += 2 {
 		r.Header.Add(header[at], header[at+1])
 	}
-	return client.Do(r)
+	return g.client.Do(r)
 }
 
 // sending posts in the background, again where the cluster was not available;

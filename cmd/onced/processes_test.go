@@ -37,13 +37,15 @@ var binary = sync.OnceValues(func() (string, error) {
 
 // processes is a cluster of real onced processes on loopback.
 type processes struct {
-	t     *testing.T
-	nodes []*process
-	extra []string // flags for every node
+	t      *testing.T
+	nodes  []*process
+	extra  []string     // flags for every node
+	client *http.Client // reaches the nodes
 }
 
 type process struct {
 	id, dir, http, raft string
+	host                machine  // where it runs, nil for this one
 	flags               []string // beside those of all nodes
 	cmd                 *exec.Cmd
 	log                 *logBuffer
@@ -71,7 +73,7 @@ func (l *logBuffer) String() string {
 // newProcesses lays out n nodes and starts none.
 func newProcesses(t *testing.T, n int, extra ...string) *processes {
 	t.Helper()
-	c := &processes{t: t, extra: extra}
+	c := &processes{t: t, extra: extra, client: client}
 	for i := range n {
 		c.nodes = append(c.nodes, &process{
 			id: fmt.Sprintf("n%d", i+1), dir: filepath.Join(t.TempDir(), "data"),
@@ -121,7 +123,7 @@ func (c *processes) run(p *process, flags ...string) {
 	args := append([]string{"serve", "--node-id", p.id, "--data-dir", p.dir, "--http-addr", p.http, "--raft-addr", p.raft}, flags...)
 	p.cmd = exec.Command(bin, args...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
-	if err := p.cmd.Start(); err != nil {
+	if err := startOn(p.host, p.cmd); err != nil {
 		c.t.Fatal(err)
 	}
 	exited := make(chan struct{})
@@ -206,7 +208,7 @@ func (c *processes) awaitReady() {
 var client = &http.Client{Timeout: 40 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 
 func (c *processes) get(i int, path string) (int, []byte, error) {
-	resp, err := client.Get("http://" + c.nodes[i].http + path)
+	resp, err := c.client.Get("http://" + c.nodes[i].http + path)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -225,7 +227,7 @@ type answer struct {
 // create posts to /create of node i.
 func (c *processes) create(i int, key, data string) (answer, error) {
 	body := fmt.Sprintf(`{"idempotencyKey":%q,"data":%s}`, key, data)
-	resp, err := client.Post("http://"+c.nodes[i].http+"/create", "application/json", strings.NewReader(body))
+	resp, err := c.client.Post("http://"+c.nodes[i].http+"/create", "application/json", strings.NewReader(body))
 	if err != nil {
 		return answer{}, err
 	}
@@ -432,4 +434,25 @@ func (l *load) allStand() {
 	if wrong > 0 {
 		l.c.t.Errorf("%d of %d acknowledged answers do not stand", wrong, len(l.acked))
 	}
+}
+
+// machine is where a process can be started; chaos/netns has such.
+type machine interface{ Start(cmd *exec.Cmd) error }
+
+// startOn starts cmd on a host, or here where there is none.
+func startOn(host machine, cmd *exec.Cmd) error {
+	if host == nil {
+		return cmd.Start()
+	}
+	return host.Start(cmd)
+}
+
+// leaderOf is the place of the node that node i takes for the leader, or -1.
+func (c *processes) leaderOf(i int) int {
+	c.t.Helper()
+	var s clusterStatus
+	if _, body, err := c.get(i, "/v1/cluster"); err != nil || json.Unmarshal(body, &s) != nil {
+		return -1
+	}
+	return slices.IndexFunc(c.nodes, func(p *process) bool { return p.id == s.Leader })
 }
