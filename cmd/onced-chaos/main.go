@@ -82,8 +82,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	command.BindTo(ctx, (*context.Context)(nil))
 	err = command.Run(streams{out: stdout, progress: stderr})
-	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-		return errors.New("interrupted")
+	if err != nil && ctx.Err() != nil && !errors.Is(err, errInvalid) {
+		return fmt.Errorf("interrupted: %w", err)
 	}
 	return err
 }
