@@ -83,7 +83,7 @@ func (r *runCommand) make(ctx context.Context, logs string, progress io.Writer) 
 	if os.Geteuid() != 0 {
 		r.Loopback = true
 	}
-	c, err := fault.New(ctx, fault.Options{Binary: binary, Dir: logs, Loopback: r.Loopback})
+	c, err := fault.New(ctx, fault.Options{Binary: binary, Dir: logs, Loopback: r.Loopback, DiskSize: diskSize})
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +110,10 @@ func (r *runCommand) make(ctx context.Context, logs string, progress io.Writer) 
 	}
 	return run.record(ctx, upstream, kinds)
 }
+
+// diskSize is that of each node's disk, in bytes; it takes only what is written.
+// A log store holds some files of 64 MiB.
+const diskSize = 2 << 30
 
 // running is a run under way.
 type running struct {
@@ -258,6 +262,9 @@ func (r *running) breakThings(ctx context.Context, kinds []string) error {
 		}
 		r.writer.Fault(f)
 		r.tell(f)
+		if e.Err != nil {
+			return nil // what is broken cannot be broken further
+		}
 		missing = slices.DeleteFunc(missing, func(kind string) bool { return slices.Contains(step.Kinds, kind) })
 	}
 	return nil
