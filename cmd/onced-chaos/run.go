@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -164,6 +165,9 @@ func (r *running) record(ctx context.Context, on net.Listener, kinds []string) (
 	r.readBack(ctx)
 	upstream.Close()
 	r.terminate(ctx)
+	if err := r.readLogs(); err != nil {
+		return nil, err
+	}
 	return r.writer.Finish(history.End{At: r.clock(), LoadEnded: loadEnded, Failures: r.failures})
 }
 
@@ -186,6 +190,23 @@ func (r *running) terminate(ctx context.Context) {
 			r.fail("%s", what)
 		}
 	}
+}
+
+// readLogs looks for nodes that fell over: those that could not go on say so,
+// and why, in words of their own.
+func (r *running) readLogs() error {
+	for _, m := range r.cluster.Nodes {
+		said, err := os.ReadFile(m.Log)
+		if err != nil {
+			return fmt.Errorf("read log of %s: %w", m.ID, err)
+		}
+		for _, sign := range []string{"\npanic: ", "\nfatal error: ", "\nSIG"} {
+			if at := bytes.Index(said, []byte(sign)); at >= 0 {
+				r.fail("%s fell over: %.200s", m.ID, said[at+1:])
+			}
+		}
+	}
+	return nil
 }
 
 // stoppedWithin is how long a node may take to stop; it is promised within 30 s.
@@ -254,18 +275,20 @@ func (r *running) breakThings(ctx context.Context, kinds []string) error {
 		if sleep(ctx, step.Pause) != nil {
 			return nil
 		}
+		missing = slices.DeleteFunc(missing, func(kind string) bool { return slices.Contains(step.Kinds, kind) })
 		e := r.cluster.Inject(ctx, r.began, step)
 		f := &history.Fault{Kind: e.Kind, Nodes: e.Nodes, Begin: history.Span(e.Begin), End: history.Span(e.End), Evidence: e.Evidence}
 		if e.Err != nil {
 			f.Error = e.Err.Error()
-			r.fail("the fault %s failed: %v", e.Kind, e.Err)
 		}
 		r.writer.Fault(f)
 		r.tell(f)
-		if e.Err != nil {
-			return nil // what is broken cannot be broken further
+		if e.Err == nil {
+			continue
 		}
-		missing = slices.DeleteFunc(missing, func(kind string) bool { return slices.Contains(step.Kinds, kind) })
+		if err := r.cluster.Heal(ctx); err != nil {
+			return fmt.Errorf("the fault %s failed, and was not healed: %w", e.Kind, err) // what is broken is not broken further
+		}
 	}
 	return nil
 }
