@@ -32,7 +32,7 @@ type Options struct {
 	Binary   string // of onced
 	Dir      string // takes the logs, n1.log and so on, and on loopback the data
 	Loopback bool   // no hosts, no disks: needs no root
-	DiskSize int64  // of each node, in bytes; default 256 MiB
+	DiskSize int64  // of each node, in bytes; default 2 GiB
 }
 
 // Cluster is nodes, and what they run on.
@@ -75,7 +75,7 @@ func New(ctx context.Context, o Options) (c *Cluster, err error) {
 		o.Nodes = 3
 	}
 	if o.DiskSize == 0 {
-		o.DiskSize = 256 << 20
+		o.DiskSize = 2 << 30 // a log file takes 64 MiB at once, and each change of leader may begin one
 	}
 	c = &Cluster{options: o}
 	defer func() {
@@ -268,12 +268,15 @@ func (r Reign) String() string {
 }
 
 // Reign asks all nodes at once and believes the highest term.
-func (c *Cluster) Reign(ctx context.Context) (r Reign) {
+func (c *Cluster) Reign(ctx context.Context) Reign { return c.reignOf(ctx, c.Nodes) }
+
+// reignOf asks some of the nodes.
+func (c *Cluster) reignOf(ctx context.Context, nodes []*Member) (r Reign) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	var mu sync.Mutex
 	var asking sync.WaitGroup
-	for _, m := range c.Nodes {
+	for _, m := range nodes {
 		if !m.Up() || m.Paused() {
 			continue
 		}

@@ -23,24 +23,38 @@ func (m *Member) clear() error {
 	return err
 }
 
-// diskFull takes all the space that a node's disk has left. It may end of it, and
-// is then started again when there is space.
+// noSpace is what a node says of ENOSPC.
+const noSpace = "no space left on device"
+
+// diskFull takes all the space that a node's disk has left, and starts the node
+// again, which needs some: its log has taken what it writes next beforehand. It
+// ends of that, and is started when there is space.
 func diskFull(ctx context.Context, f *injection) error {
 	m := f.any()
 	f.on(m)
+	from := m.LogSize()
 	f.later(func(context.Context) error { return m.Disk.Free() })
 	taken, err := m.Disk.Fill()
 	if err != nil {
 		return err
 	}
-	if err := wait(ctx, f.hold); err != nil {
+	if err := wait(ctx, f.hold/2); err != nil {
 		return err
 	}
-	f.saw("the last %d bytes of %s were taken", taken, m.Name())
-	if !m.Up() {
-		f.saw("it ended")
+	if err := m.Kill(ctx); err != nil {
+		return err
 	}
-	return nil
+	if err := m.Start(); err != nil {
+		return err
+	}
+	if err := wait(ctx, f.hold/2); err != nil {
+		return err
+	}
+	said, err := m.Said(from)
+	if strings.Contains(said, noSpace) {
+		f.saw("the last %d bytes of %s were taken, and it said: %s", taken, m.Name(), noSpace)
+	}
+	return err
 }
 
 // diskStall makes the leader's disk hang, for less than what ends the process.

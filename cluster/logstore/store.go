@@ -17,7 +17,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	"github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/types"
 
 	"github.com/onced/onced/cluster/durable"
@@ -59,7 +58,7 @@ func (o Options) withDefaults() Options {
 		o.SegmentBytes = 64 << 20
 	}
 	if o.FS == nil {
-		o.FS = fs.New()
+		o.FS = diskFS()
 	}
 	if o.HangLimit == 0 {
 		o.HangLimit = 10 * time.Second
