@@ -112,7 +112,7 @@ func answerOf(kind history.Kind, status int, header http.Header, body []byte) (*
 	}
 	switch kind {
 	case history.Create, history.Gateway:
-		if _, recorded := header[wire.TTLHeader]; recorded || header.Get(wire.TTLHeader) != "" {
+		if header.Get(wire.TTLHeader) != "" { // it was recorded
 			a.Digest, a.Owner = Digest(status, header, body), ownerIn(body)
 		}
 		if kind == history.Create && status == http.StatusCreated {

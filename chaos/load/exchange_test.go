@@ -12,7 +12,7 @@ import (
 const problemType = "application/problem+json"
 
 func TestReadsAnswers(t *testing.T) {
-	recorded := http.Header{"Content-Type": {"application/json"}, "Idempotency-TTL": {"9"}}
+	recorded := http.Header{"Content-Type": {"application/json"}, "Idempotency-Ttl": {"9"}}
 	digest := Digest(201, http.Header{"Content-Type": {"application/json"}}, []byte(`{"owner":"t/k"}`))
 	record := `{"state":"completed","fence":7,"attempt":2,"response":{"status":201,"headers":{"Content-Type":["application/json"]},`
 	for _, test := range []struct {
@@ -50,7 +50,7 @@ func TestReadsAnswers(t *testing.T) {
 
 // What is recorded of a create is a problem at times, and then has a digest.
 func TestReadsRecordedProblem(t *testing.T) {
-	header := http.Header{"Content-Type": {problemType}, "Idempotency-TTL": {"9"}, "Idempotent-Replayed": {"true"}}
+	header := http.Header{"Content-Type": {problemType}, "Idempotency-Ttl": {"9"}, "Idempotent-Replayed": {"true"}}
 	a, err := answerOf(history.Create, 409, header, []byte(`{"type":"urn:onced:duplicate-resource","resource_id":"r"}`))
 	if err != nil || a.Digest == "" || !a.Replayed || a.Problem != duplicateResource || a.Resource != "r" {
 		t.Errorf("it reads as %+v, %v", a, err)
@@ -80,7 +80,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add("get", 200, "application/json", `{"state":"completed","response":{"status":200,"body_base64":"!"}}`)
 	f.Add("resource", 200, "application/json", `{"id":7}`)
 	f.Fuzz(func(t *testing.T, kind string, status int, mediaType, body string) {
-		a, err := answerOf(history.Kind(kind), status, http.Header{"Content-Type": {mediaType}, "Idempotency-TTL": {"1"}}, []byte(body))
+		a, err := answerOf(history.Kind(kind), status, http.Header{"Content-Type": {mediaType}, "Idempotency-Ttl": {"1"}}, []byte(body))
 		if err == nil && a.Status != status {
 			t.Errorf("status %d reads as %d", status, a.Status)
 		}

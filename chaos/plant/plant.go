@@ -104,13 +104,6 @@ func standing(k *key, c *history.Call) bool {
 	return c.Answer.Digest != "" && k.sameFrom(c) != nil
 }
 
-func (p *planter) nextID() (id uint64) {
-	for _, c := range p.Calls {
-		id = max(id, c.ID)
-	}
-	return id + 1
-}
-
 func (p *planter) highestFence() (fence uint64) {
 	for _, c := range p.Calls {
 		if c.Answer != nil {
