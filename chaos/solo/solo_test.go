@@ -5,9 +5,13 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/onced/onced/chaos/check"
 	"github.com/onced/onced/chaos/history"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // A history of the real node is valid, every rule has something to look at, and
 // its file reads back as it is.
