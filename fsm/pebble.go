@@ -49,17 +49,33 @@ type Pebble struct {
 
 var _ Store = (*Pebble)(nil)
 
-// OpenPebble opens the store in dir, and makes it if there is none.
+// OpenPebble opens the store in dir, and makes it if there is none. Where it
+// halts at that, as on a disk that is full, OnFatal is called as well.
 func OpenPebble(dir string, o PebbleOptions) (*Pebble, error) {
-	events := &pebbleEvents{log: o.Log, onFatal: o.OnFatal}
+	events := &pebbleEvents{log: o.Log, onFatal: o.OnFatal, failed: make(chan error, 1)}
 	if events.log == nil {
 		events.log = slog.New(slog.DiscardHandler)
 	}
-	db, err := pebble.Open(dir, o.pebble(events))
-	if err != nil {
+	type opening struct {
+		db  *pebble.DB
+		err error
+	}
+	opened := make(chan opening, 1)
+	go func() {
+		db, err := pebble.Open(dir, o.pebble(events))
+		opened <- opening{db, err}
+	}()
+	select {
+	case is := <-opened:
+		if is.err != nil {
+			return nil, storeError("open store "+dir, is.err)
+		}
+		return &Pebble{db: is.db, halted: &events.halted}, nil
+	case err := <-events.failed:
+		// Pebble waits for the goroutine that stands still, for ever and with
+		// its files held: only the end of the process lets go of them.
 		return nil, storeError("open store "+dir, err)
 	}
-	return &Pebble{db: db, halted: &events.halted}, nil
 }
 
 func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
@@ -227,6 +243,7 @@ type pebbleEvents struct {
 	onFatal func(error)
 	once    sync.Once
 	halted  atomic.Bool
+	failed  chan error // depth 1: why it halted
 }
 
 func (e *pebbleEvents) listener() *pebble.EventListener {
@@ -264,7 +281,12 @@ func (e *pebbleEvents) Errorf(format string, args ...any) {
 // until then the goroutine stands still, with whatever locks it holds.
 func (e *pebbleEvents) Fatalf(format string, args ...any) {
 	e.halted.Store(true)
-	e.fatal(fmt.Errorf("store failed: "+format, args...))
+	err := fmt.Errorf("store failed: "+format, args...)
+	e.fatal(err)
+	select {
+	case e.failed <- err:
+	default:
+	}
 	select {}
 }
 
