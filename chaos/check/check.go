@@ -82,6 +82,8 @@ type Verdict struct {
 // Counts says what calls came to.
 type Counts struct {
 	All, Answered, Unanswered int
+	// Unsent are those of the unanswered of which nothing was sent.
+	Unsent int
 	// Unavailable were answered that the cluster was not available in time.
 	Unavailable int
 }
@@ -146,6 +148,9 @@ func (n *Counts) count(c *history.Call) {
 	switch {
 	case c.Answer == nil:
 		n.Unanswered++
+		if c.Failure == Unsent {
+			n.Unsent++
+		}
 	case c.Is("unavailable"):
 		n.Unavailable++
 		n.Answered++
