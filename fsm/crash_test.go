@@ -2,12 +2,9 @@ package fsm
 
 import (
 	"math/rand/v2"
-	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"pgregory.net/rapid"
 )
 
@@ -86,29 +83,4 @@ func (h *history) live(t *rapid.T, r *rig, mortal bool) (synced uint64) {
 		}
 	}
 	return synced
-}
-
-// A store whose disk is full when it is opened says so; Pebble by itself would
-// wait for ever.
-func TestOpenOnAFullDisk(t *testing.T) {
-	disk := vfs.NewMem()
-	full := errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if op.Kind.ReadOrWrite() == errorfs.OpIsWrite && strings.Contains(op.Path, "MANIFEST") {
-			return syscall.ENOSPC
-		}
-		return nil
-	})
-	s, err := OpenPebble("store", PebbleOptions{FS: disk})
-	check(t, err)
-	fill(t, s, "a", "1")
-	check(t, s.Sync())
-	check(t, s.Close())
-	fatal := make(chan error, 1)
-	_, err = OpenPebble("store", PebbleOptions{FS: errorfs.Wrap(disk, full), OnFatal: func(err error) { fatal <- err }})
-	if err == nil {
-		t.Fatal("it opens")
-	}
-	if said := <-fatal; !strings.Contains(err.Error(), said.Error()) || !strings.Contains(said.Error(), syscall.ENOSPC.Error()) {
-		t.Errorf("it opens with %v, and said %v", err, said)
-	}
 }

@@ -49,33 +49,17 @@ type Pebble struct {
 
 var _ Store = (*Pebble)(nil)
 
-// OpenPebble opens the store in dir, and makes it if there is none. Where it
-// halts at that, as on a disk that is full, OnFatal is called as well.
+// OpenPebble opens the store in dir, and makes it if there is none.
 func OpenPebble(dir string, o PebbleOptions) (*Pebble, error) {
-	events := &pebbleEvents{log: o.Log, onFatal: o.OnFatal, failed: make(chan error, 1)}
+	events := &pebbleEvents{log: o.Log, onFatal: o.OnFatal}
 	if events.log == nil {
 		events.log = slog.New(slog.DiscardHandler)
 	}
-	type opening struct {
-		db  *pebble.DB
-		err error
-	}
-	opened := make(chan opening, 1)
-	go func() {
-		db, err := pebble.Open(dir, o.pebble(events))
-		opened <- opening{db, err}
-	}()
-	select {
-	case is := <-opened:
-		if is.err != nil {
-			return nil, storeError("open store "+dir, is.err)
-		}
-		return &Pebble{db: is.db, halted: &events.halted}, nil
-	case err := <-events.failed:
-		// Pebble waits for the goroutine that stands still, for ever and with
-		// its files held: only the end of the process lets go of them.
+	db, err := pebble.Open(dir, o.pebble(events))
+	if err != nil {
 		return nil, storeError("open store "+dir, err)
 	}
+	return &Pebble{db: db, halted: &events.halted}, nil
 }
 
 func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
@@ -243,7 +227,6 @@ type pebbleEvents struct {
 	onFatal func(error)
 	once    sync.Once
 	halted  atomic.Bool
-	failed  chan error // depth 1: why it halted
 }
 
 func (e *pebbleEvents) listener() *pebble.EventListener {
@@ -281,12 +264,7 @@ func (e *pebbleEvents) Errorf(format string, args ...any) {
 // until then the goroutine stands still, with whatever locks it holds.
 func (e *pebbleEvents) Fatalf(format string, args ...any) {
 	e.halted.Store(true)
-	err := fmt.Errorf("store failed: "+format, args...)
-	e.fatal(err)
-	select {
-	case e.failed <- err:
-	default:
-	}
+	e.fatal(fmt.Errorf("store failed: "+format, args...))
 	select {}
 }
 
