@@ -20,10 +20,9 @@ import (
 	"go.uber.org/goleak"
 )
 
-// all has every fault done: some minutes. A few are done without it.
-var all = flag.Bool("all", false, "do every fault, not just a few")
-
-var few = []string{"kill-leader", "partition-clients-reach-leader", "power-cut-all", "clock-step", "wipe-follower", "kill-node+reorder"}
+// kinds are the faults that are done: a few, for all take some minutes.
+var kinds = flag.String("kinds", "kill-leader,partition-clients-reach-leader,power-cut-all,clock-step,wipe-follower,kill-node+reorder",
+	"faults to do one after the other, with commas between; or all")
 
 var buildDir string
 
@@ -153,7 +152,9 @@ func (l *lab) works() {
 	l.Helper()
 	for _, m := range l.Nodes {
 		key := fmt.Sprintf("%s-%d", m.Name(), time.Since(l.begun))
-		if _, err := m.Call(l.Context(), http.MethodPost, "/create", fmt.Sprintf(`{"idempotencyKey":%q,"data":1}`, key)); err != nil {
+		ctx, cancel := context.WithTimeout(l.Context(), readyWithin)
+		defer cancel()
+		if _, err := m.Call(ctx, http.MethodPost, "/create", fmt.Sprintf(`{"idempotencyKey":%q,"data":1}`, key)); err != nil {
 			l.Errorf("%s: %v", m.Name(), err)
 		}
 	}
@@ -161,12 +162,12 @@ func (l *lab) works() {
 
 func TestEachFaultBitesAndHeals(t *testing.T) {
 	l := startLab(t, Options{})
-	chosen := few
-	if *all {
-		chosen = append(slices.Clone(few), l.Cluster.Kinds()...)
+	chosen := strings.Split(*kinds, ",")
+	if *kinds == "all" {
+		chosen = l.Cluster.Kinds()
 	}
-	for _, kinds := range chosen {
-		if !t.Run(kinds, func(t *testing.T) { (&lab{t, l.Cluster, l.begun, l.acked}).bites(kinds) }) {
+	for i, kinds := range chosen {
+		if !t.Run(fmt.Sprint(i, " ", kinds), func(t *testing.T) { (&lab{t, l.Cluster, l.begun, l.acked}).bites(kinds) }) {
 			break // what comes after would not say more
 		}
 	}

@@ -76,13 +76,13 @@ func (p *Planner) deal() string {
 }
 
 // companions are the kinds that go together with one that breaks a minority:
-// those that break nothing.
+// those that break nothing. A disk has one fault at a time.
 func (p *Planner) companions(first string) (all []string) {
 	if !catalogue[first].minority {
 		return nil
 	}
 	for _, k := range p.kinds {
-		if k != first && catalogue[k].ambient {
+		if catalogue[k].ambient && !(catalogue[first].disks && catalogue[k].disks) {
 			all = append(all, k)
 		}
 	}

@@ -47,7 +47,7 @@ func TestAPlanMeetsEachKindAndMixesWhatGoesTogether(t *testing.T) {
 		}
 		if len(s.Kinds) == 2 {
 			mixed++
-			if first, second := catalogue[s.Kinds[0]], catalogue[s.Kinds[1]]; !first.minority || !second.ambient {
+			if first, second := catalogue[s.Kinds[0]], catalogue[s.Kinds[1]]; !first.minority || !second.ambient || first.disks && second.disks {
 				t.Errorf("%v do not go together", s)
 			}
 		}
