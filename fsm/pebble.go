@@ -51,15 +51,30 @@ var _ Store = (*Pebble)(nil)
 
 // OpenPebble opens the store in dir, and makes it if there is none.
 func OpenPebble(dir string, o PebbleOptions) (*Pebble, error) {
-	events := &pebbleEvents{log: o.Log, onFatal: o.OnFatal}
+	events := &pebbleEvents{log: o.Log, onFatal: o.OnFatal, stands: make(chan error, 1)}
 	if events.log == nil {
 		events.log = slog.New(slog.DiscardHandler)
 	}
-	db, err := pebble.Open(dir, o.pebble(events))
-	if err != nil {
-		return nil, storeError("open store "+dir, err)
+	type opened struct {
+		db  *pebble.DB
+		err error
 	}
-	return &Pebble{db: db, halted: &events.halted}, nil
+	done := make(chan opened, 1)
+	go func() {
+		db, err := pebble.Open(dir, o.pebble(events))
+		done <- opened{db, err}
+	}()
+	select {
+	case o := <-done:
+		if o.err != nil {
+			return nil, storeError("open store "+dir, o.err)
+		}
+		return &Pebble{db: o.db, halted: &events.halted}, nil
+	case err := <-events.stands:
+		// Open waits for a goroutine that stands still, as on a full disk, and
+		// so stands still as well: the process is to end.
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
 }
 
 func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
@@ -227,6 +242,7 @@ type pebbleEvents struct {
 	onFatal func(error)
 	once    sync.Once
 	halted  atomic.Bool
+	stands  chan error // has room for why the first goroutine stands still
 }
 
 func (e *pebbleEvents) listener() *pebble.EventListener {
@@ -264,7 +280,12 @@ func (e *pebbleEvents) Errorf(format string, args ...any) {
 // until then the goroutine stands still, with whatever locks it holds.
 func (e *pebbleEvents) Fatalf(format string, args ...any) {
 	e.halted.Store(true)
-	e.fatal(fmt.Errorf("store failed: "+format, args...))
+	err := fmt.Errorf("store failed: "+format, args...)
+	select {
+	case e.stands <- err:
+	default:
+	}
+	e.fatal(err)
 	select {}
 }
 

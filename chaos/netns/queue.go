@@ -20,7 +20,7 @@ import (
 const (
 	queueSubsystem = 3 << 8 // NFNL_SUBSYS_QUEUE, in the upper byte of a type
 
-	packetMessage  = queueSubsystem | 0 // NFQNL_MSG_PACKET
+	packetMessage  = queueSubsystem     // NFQNL_MSG_PACKET, which is 0
 	verdictMessage = queueSubsystem | 1 // NFQNL_MSG_VERDICT
 	configMessage  = queueSubsystem | 2 // NFQNL_MSG_CONFIG
 

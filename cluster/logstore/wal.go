@@ -16,7 +16,6 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
-	"github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
 
@@ -25,7 +24,7 @@ import (
 
 func openWAL(dir string, o Options) (Backend, error) {
 	if o.FS == nil {
-		o.FS = fs.New()
+		o.FS = diskFS()
 	}
 	w, err := wal.Open(dir,
 		wal.WithMetaStore(&segments{dir: dir}),
