@@ -4,8 +4,11 @@ package fault
 
 import (
 	"context"
+	"errors"
 	"math"
 	"time"
+
+	"github.com/onced/onced/chaos/node"
 )
 
 // clockStep moves the clock of one node by up to a day, ahead or behind.
@@ -28,17 +31,23 @@ func clockDrift(ctx context.Context, f *injection) error {
 }
 
 // skew has the clock of a node be off by what offset says, until the fault is
-// over. The node itself is asked whether it has seen it. One that another fault
-// has ended meanwhile begins with the right time, and is put off again.
+// over. The node itself is asked whether it has seen it. Where another fault has
+// ended or paused it meanwhile, the next node is taken.
 func (f *injection) skew(ctx context.Context, offset func(since time.Duration) time.Duration) error {
 	m := f.any()
 	f.on(m)
-	f.later(func(context.Context) error { return setClock(m, 0) })
+	first := m
+	f.later(func(context.Context) error { return setClock(first, 0) })
 	began := time.Now()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	seen := 0.0
 	for n, since := 1, time.Duration(0); since < f.hold; n, since = n+1, time.Since(began) {
+		if next := f.awake(m); seen == 0 && next != m {
+			m = next
+			f.on(m)
+			f.later(func(context.Context) error { return setClock(next, 0) })
+		}
 		if err := setClock(m, offset(since)); err != nil {
 			return err
 		}
@@ -57,13 +66,22 @@ func (f *injection) skew(ctx context.Context, offset func(since time.Duration) t
 	return nil
 }
 
+// awake is m if it runs, and else the first node that does.
+func (f *injection) awake(m *Member) *Member {
+	for _, candidate := range append([]*Member{m}, f.Nodes...) {
+		if candidate.Up() && !candidate.Paused() {
+			return candidate
+		}
+	}
+	return m
+}
+
 // setClock sets the clock of a node, if it is up.
 func setClock(m *Member, offset time.Duration) error {
-	err := m.SetClock(offset)
-	if err != nil && !m.Up() {
-		return nil
+	if err := m.SetClock(offset); !errors.Is(err, node.ErrNotUp) {
+		return err
 	}
-	return err
+	return nil
 }
 
 // seenSkew is how far, in seconds, a node takes its clock to be off, if that is

@@ -259,17 +259,32 @@ func (n *Node) SetClock(offset time.Duration) error {
 	if !n.process.up() {
 		return fmt.Errorf("set the clock of %s: %w", n.id, ErrNotUp)
 	}
-	if n.process.clock == nil {
-		c, err := openClock(n.process.cmd.Process.Pid)
-		if err != nil {
-			return fmt.Errorf("set the clock of %s: %w", n.id, err)
-		}
-		n.process.clock = c
+	err := n.process.setClock(offset)
+	if err != nil && n.process.dying() {
+		err = ErrNotUp
 	}
-	if err := n.process.clock.set(offset); err != nil {
+	if err != nil {
 		return fmt.Errorf("set the clock of %s: %w", n.id, err)
 	}
 	return nil
+}
+
+func (p *process) setClock(offset time.Duration) error {
+	if p.clock == nil {
+		c, err := openClock(p.cmd.Process.Pid)
+		if err != nil {
+			return err
+		}
+		p.clock = c
+	}
+	return p.clock.set(offset)
+}
+
+// dying reports whether the process has lost its memory, a moment before it is
+// seen to have ended.
+func (p *process) dying() bool {
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.cmd.Process.Pid))
+	return err != nil || len(maps) == 0
 }
 
 // View is the cluster as one node sees it.
