@@ -70,6 +70,9 @@ type Config struct {
 	// log entries comes from it; every timeout is monotonic.
 	Clock func() time.Time
 
+	// Ground is what the node stands on, instead of DataDir, LogStore and TCP.
+	Ground Ground
+
 	// logOptions are those of the log store; tests have its disk hang.
 	logOptions logstore.Options
 }

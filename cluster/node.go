@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -32,6 +31,7 @@ type Node struct {
 	log      *slog.Logger
 	met      *metrics
 	settings string // digest of cfg.Settings
+	ground   Ground
 	context  context.Context
 	cancel   context.CancelFunc
 	stopped  chan struct{} // closed at the beginning of Close
@@ -58,7 +58,7 @@ type Node struct {
 	started   chan struct{} // closed when start has ended, running or not
 	raft      *raft.Raft
 	raftTrans transport
-	stable    closer
+	stable    StableStore
 	proposer  *proposer
 
 	// members are those that the transport was told of, and marked whether
@@ -74,8 +74,6 @@ type Node struct {
 	closing   bool
 	wg        sync.WaitGroup
 }
-
-type closer interface{ Close() error }
 
 // Open opens the data directory, listens for peers and returns. Raft starts
 // once the cluster has formed; until then commands wait and Ready says why.
@@ -102,7 +100,7 @@ func newNode(cfg Config) *Node {
 	ctx, cancel := context.WithCancel(context.Background())
 	digest := sha256.Sum256([]byte(cfg.Settings))
 	n := &Node{
-		cfg: cfg, log: cfg.Log.With("node", cfg.NodeID), settings: hex.EncodeToString(digest[:4]),
+		cfg: cfg, log: cfg.Log.With("node", cfg.NodeID), settings: hex.EncodeToString(digest[:4]), ground: cfg.Ground,
 		context: ctx, cancel: cancel, stopped: make(chan struct{}), drained: make(chan struct{}), fatal: make(chan error, 1),
 		running:    make(chan struct{}),
 		started:    make(chan struct{}),
@@ -114,6 +112,9 @@ func newNode(cfg Config) *Node {
 		progress:   progress{waiting: map[chan struct{}]uint64{}},
 		leadership: leadership{changed: make(chan struct{})},
 	}
+	if n.ground == nil {
+		n.ground = defaultGround(cfg)
+	}
 	n.ready = readiness{now: time.Now, applied: func() uint64 { i, _ := n.state.Applied(); return i }}
 	n.links = &links{byID: map[string]*link{}, dial: n.dialCommands}
 	return n
@@ -122,10 +123,13 @@ func newNode(cfg Config) *Node {
 // open opens everything that can fail for a reason the operator can mend.
 func (n *Node) open(context.Context) (err error) {
 	c := n.cfg
-	if n.dir, err = peer.OpenDir(c.DataDir, c.NodeID); err != nil {
+	if n.ground == nil {
+		return errors.New("open node: this platform has no data directory to keep it in")
+	}
+	if n.dir, err = n.ground.Dir(c.NodeID); err != nil {
 		return err
 	}
-	n.state, err = state.Open(filepath.Join(c.DataDir, stateDir), state.Options{
+	n.state, err = n.ground.State(state.Options{
 		OnChange:  n.waiters.changed,
 		OnApply:   func(_, _ int, took time.Duration) { n.met.applySeconds.Observe(took.Seconds()); n.applied() },
 		OnInstall: func() { n.applied(); n.waiters.wakeAll() },
@@ -137,17 +141,15 @@ func (n *Node) open(context.Context) (err error) {
 		return err
 	}
 	c.logOptions.OnFatal = n.fail
-	n.logs, err = logstore.Open(filepath.Join(c.DataDir, "raft"), c.LogStore, c.logOptions)
+	n.logs, err = n.ground.Log(c.logOptions)
 	if err != nil {
 		return err
 	}
 	if err := n.checkLog(); err != nil {
 		return err
 	}
-	if stable, err := logstore.OpenStable(filepath.Join(c.DataDir, "raft")); err != nil {
+	if n.stable, err = n.ground.Stable(); err != nil {
 		return err
-	} else {
-		n.stable = stable
 	}
 	peers := make([]peer.Peer, len(c.Peers))
 	for i, p := range c.Peers {
@@ -155,6 +157,7 @@ func (n *Node) open(context.Context) (err error) {
 	}
 	n.peers, err = peer.Listen(peer.Config{
 		Dir: n.dir, NodeID: c.NodeID, Addr: c.RaftAddr, Peers: peers, Join: c.Join, Log: n.log,
+		Listen: n.ground.Listen(), Dial: n.ground.Dial(),
 	})
 	return err
 }
@@ -204,18 +207,14 @@ func (n *Node) start() {
 
 func (n *Node) startRaft() error {
 	logger := raftLogger(n.log)
-	n.raftTrans = newTransport(n.peers.RaftLayer(), n.logs.Stalled, logger)
-	stable, ok := n.stable.(raft.StableStore)
-	if !ok {
-		return errors.New("start raft: no stable store")
-	}
-	if err := n.checkStarted(stable); err != nil {
+	n.raftTrans = transport{n.ground.RaftTransport(n.peers.RaftLayer(), logger), n.logs.Stalled}
+	if err := n.checkStarted(n.stable); err != nil {
 		return err
 	}
-	if err := n.bootstrap(stable, logger); err != nil {
+	if err := n.bootstrap(n.stable, logger); err != nil {
 		return err
 	}
-	r, err := raft.NewRaft(raftConfig(n.cfg, logger), n.state, n.logs, stable, n.state, n.raftTrans)
+	r, err := raft.NewRaft(raftConfig(n.cfg, logger), n.state, n.logs, n.stable, n.state, n.raftTrans)
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}

@@ -18,7 +18,7 @@ import (
 // falls silent.
 const maxStall = 500 * time.Millisecond
 
-// transport is raft's network transport less two of its habits.
+// transport is raft's transport less two of its habits.
 //
 // The heartbeat fast path lets a heartbeat change term and state beside raft's
 // main loop, which can make logs diverge (hashicorp/raft#695). Without a
@@ -30,12 +30,15 @@ const maxStall = 500 * time.Millisecond
 // elect. That works with pipelining off only, which hashicorp/raft#612 (a
 // wedged pipeline) asks for anyway.
 type transport struct {
-	*raft.NetworkTransport
+	RaftTransport
 	stalled func() time.Duration
 }
 
 // Pre-vote is silently off where a transport lacks this.
-var _ raft.WithPreVote = transport{}
+var (
+	_ raft.WithPreVote = transport{}
+	_ RaftTransport    = (*raft.NetworkTransport)(nil)
+)
 
 var errStalled = errors.New("log disk hangs: heartbeat withheld")
 
@@ -47,7 +50,7 @@ func (t transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req 
 	if t.stalled() > maxStall {
 		return errStalled
 	}
-	return t.NetworkTransport.AppendEntries(id, addr, req, resp)
+	return t.RaftTransport.AppendEntries(id, addr, req, resp)
 }
 
 // AppendEntriesPipeline is not offered.
@@ -55,17 +58,14 @@ func (transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.
 	return nil, raft.ErrPipelineReplicationNotSupported
 }
 
-func newTransport(layer raft.StreamLayer, stalled func() time.Duration, logger hclog.Logger) transport {
-	return transport{
-		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-			Stream:          layer,
-			MaxPool:         3,
-			MaxRPCsInFlight: 1,
-			Timeout:         5 * time.Second,
-			Logger:          logger,
-		}),
-		stalled: stalled,
-	}
+func networkTransport(layer raft.StreamLayer, logger hclog.Logger) *raft.NetworkTransport {
+	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:          layer,
+		MaxPool:         3,
+		MaxRPCsInFlight: 1,
+		Timeout:         5 * time.Second,
+		Logger:          logger,
+	})
 }
 
 // raftConfig returns raft's settings for a profile.

@@ -1,31 +1,18 @@
 package cluster
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 
 	"github.com/hashicorp/raft"
-
-	"github.com/onced/onced/cluster/durable"
 )
 
-// startedName is a file in the data directory that says that raft has kept
-// something here. The identity alone does not show that log and state were
-// lost: with it, and without them, a node would vote and acknowledge anew.
-const startedName = "started"
-
 // checkStarted refuses a data directory that has kept its identity and lost its
-// log.
+// log. The identity alone does not show that log and state were lost: with it,
+// and without them, a node would vote and acknowledge anew. So it is marked
+// once raft has kept something there.
 func (n *Node) checkStarted(stable raft.StableStore) error {
-	_, err := os.Stat(filepath.Join(n.cfg.DataDir, startedName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("check data directory: %w", err)
+	if started, err := n.ground.Started(); err != nil || !started {
+		return err
 	}
 	if lost, err := n.lost(stable); err != nil {
 		return fmt.Errorf("check data directory: %w", err)
@@ -55,7 +42,7 @@ func (n *Node) markStarted() error {
 	if n.marked {
 		return nil
 	}
-	if err := durable.WriteFile(filepath.Join(n.cfg.DataDir, startedName), nil); err != nil {
+	if err := n.ground.MarkStarted(); err != nil {
 		return fmt.Errorf("mark data directory: %w", err)
 	}
 	n.marked = true

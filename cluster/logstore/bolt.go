@@ -1,3 +1,5 @@
+//go:build !wasip1
+
 package logstore
 
 import (
@@ -13,11 +15,6 @@ import (
 	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/onced/onced/cluster/durable"
-)
-
-const (
-	boltFile   = "log.db"
-	stableFile = "stable.db"
 )
 
 // OpenStable opens raft's term and vote, kept in a file of their own in dir,
@@ -42,7 +39,7 @@ func OpenStable(dir string) (*boltdb.BoltStore, error) {
 	return s, nil
 }
 
-func openBoltLog(dir string, _ Options) (backend, error) {
+func openBoltLog(dir string, _ Options) (Backend, error) {
 	s, err := openBolt(filepath.Join(dir, boltFile))
 	if err != nil {
 		return nil, err

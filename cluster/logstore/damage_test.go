@@ -194,7 +194,7 @@ func memoryStore(t *testing.T, b raft.LogStore, o Options) *Store {
 	m, err := openMark(t.TempDir(), "wal")
 	check(t, err)
 	t.Cleanup(func() { check(t, m.Close()) })
-	closing, ok := b.(backend)
+	closing, ok := b.(Backend)
 	if !ok {
 		closing = memory{b.(*raft.InmemStore)}
 	}

@@ -1,18 +1,13 @@
 package logstore
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"sync"
 
 	"github.com/cespare/xxhash/v2"
-
-	"github.com/onced/onced/cluster/durable"
 )
 
 // mark remembers how far the log has reached, so that a log whose end was lost
@@ -24,7 +19,7 @@ import (
 // is never ahead of it.
 type mark struct {
 	mu    sync.Mutex
-	file  *os.File
+	file  File
 	kind  byte
 	index uint64
 }
@@ -35,45 +30,21 @@ const (
 	markSize    = 24 // version, kind, 6 zero, index, xxhash64 of these
 )
 
-// openMark opens the mark in dir, or makes it if dir holds no log yet. Term and
-// vote, where they are kept in dir, come after the log.
-func openMark(dir, kind string) (*mark, error) {
-	m := &mark{kind: kind[0]}
-	path := filepath.Join(dir, markFile)
-	if !exists(path) {
-		if exists(dir, boltFile) || exists(dir, segmentsFile) || exists(dir, stableFile) {
-			return nil, fmt.Errorf("%w: the file %s is missing", ErrCorrupt, markFile)
-		}
-		if err := durable.WriteFile(path, m.encode()); err != nil {
-			return nil, err
-		}
-	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	m.file = f
-	if err := m.decode(f); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	if m.kind != kind[0] {
-		made := map[byte]string{'w': "wal", 'b': "bolt"}[m.kind]
-		return nil, errors.Join(fmt.Errorf("the log was made as kind %q and cannot be opened as %q: start with the log store it was made with", made, kind), f.Close())
-	}
-	return m, nil
+// File is the file of a mark.
+type File interface {
+	io.ReaderAt
+	io.WriterAt
+	Sync() error
+	io.Closer
 }
 
-// readMark returns how far the log in dir, if there is one, has reached.
-func readMark(dir string) (index uint64, err error) {
-	data, err := os.ReadFile(filepath.Join(dir, markFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil
+// newMark takes the mark in a file of the caller's, which is empty at first.
+func newMark(f File) (*mark, error) {
+	m := &mark{file: f}
+	if n, err := f.ReadAt(make([]byte, 1), 0); n == 0 && errors.Is(err, io.EOF) {
+		return m, m.set(0)
 	}
-	var m mark
-	if err == nil {
-		err = m.decode(bytes.NewReader(data))
-	}
-	return m.index, err
+	return m, m.decode(f)
 }
 
 func (m *mark) decode(from io.ReaderAt) error {

@@ -9,18 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	"github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/types"
-
-	"github.com/onced/onced/cluster/durable"
 )
 
 // ErrCorrupt is wrapped by errors that say that the log does not hold what was
@@ -58,9 +53,6 @@ func (o Options) withDefaults() Options {
 	if o.SegmentBytes == 0 {
 		o.SegmentBytes = 64 << 20
 	}
-	if o.FS == nil {
-		o.FS = fs.New()
-	}
 	if o.HangLimit == 0 {
 		o.HangLimit = 10 * time.Second
 	}
@@ -94,44 +86,28 @@ var (
 	_ raft.MonotonicLogStore = (*Store)(nil)
 )
 
-// backend is what keeps the entries.
-type backend interface {
+// Backend is what keeps the entries.
+type Backend interface {
 	raft.LogStore
 	io.Closer
 }
 
-// Open opens the log in dir, which is made if it is missing; its parent must
-// exist. kind is "wal" or "bolt", the same for ever.
-func Open(dir, kind string, o Options) (*Store, error) {
-	o = o.withDefaults()
-	open, ok := map[string]func(string, Options) (backend, error){"wal": openWAL, "bolt": openBoltLog}[kind]
-	if !ok {
-		return nil, fmt.Errorf("open log: no kind %q: use wal or bolt", kind)
+// New returns the log that backend holds, with the file that remembers how far
+// it reached, which is empty at first. It closes both, when it is closed or
+// fails.
+func New(backend Backend, reach File, o Options) (*Store, error) {
+	m, err := newMark(reach)
+	if err == nil {
+		var s *Store
+		if s, err = newStore(backend, m, o.withDefaults()); err == nil {
+			return s, nil
+		}
 	}
-	if err := durable.MakeDir(dir); err != nil {
-		return nil, fmt.Errorf("open log: %w", err)
-	}
-	m, err := openMark(dir, kind)
-	if err != nil {
-		return nil, fmt.Errorf("open log %s: %w", dir, err)
-	}
-	var b backend
-	err = guard(func() (err error) {
-		b, err = open(dir, o)
-		return err
-	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open log %s: %w", dir, err), m.Close())
-	}
-	s, err := newStore(b, m, o)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open log %s: %w", dir, err), b.Close(), m.Close())
-	}
-	return s, nil
+	return nil, errors.Join(fmt.Errorf("open log: %w", err), backend.Close(), reach.Close())
 }
 
-func newStore(b backend, m *mark, o Options) (*Store, error) {
-	d := &disk{backend: b, mark: m}
+func newStore(b Backend, m *mark, o Options) (*Store, error) {
+	d := &disk{Backend: b, mark: m}
 	if err := guard(d.checkReach); err != nil {
 		return nil, err
 	}
@@ -290,7 +266,7 @@ func (s *Store) Verify(from uint64) error {
 // Close closes the log. A call that comes later fails, which is not fatal.
 func (s *Store) Close() error {
 	s.closed.Store(true)
-	if err := errors.Join(s.disk.backend.Close(), s.disk.mark.Close()); err != nil {
+	if err := errors.Join(s.disk.Backend.Close(), s.disk.mark.Close()); err != nil {
 		return fmt.Errorf("close log: %w", err)
 	}
 	return nil
@@ -298,21 +274,21 @@ func (s *Store) Close() error {
 
 // disk is the log without its cache.
 type disk struct {
-	backend
+	Backend
 	mark *mark
 }
 
 func (d *disk) IsMonotonic() bool {
-	m, ok := d.backend.(raft.MonotonicLogStore)
+	m, ok := d.Backend.(raft.MonotonicLogStore)
 	return ok && m.IsMonotonic()
 }
 
 func (d *disk) GetLog(index uint64, log *raft.Log) error {
-	return guard(func() error { return d.backend.GetLog(index, log) })
+	return guard(func() error { return d.Backend.GetLog(index, log) })
 }
 
 func (d *disk) StoreLogs(logs []*raft.Log) error {
-	if err := guard(func() error { return d.backend.StoreLogs(logs) }); err != nil {
+	if err := guard(func() error { return d.Backend.StoreLogs(logs) }); err != nil {
 		return err
 	}
 	if len(logs) == 0 {
@@ -341,7 +317,7 @@ func (d *disk) DeleteRange(min, max uint64) error {
 		if err != nil {
 			return err
 		}
-		return d.backend.DeleteRange(min, max)
+		return d.Backend.DeleteRange(min, max)
 	})
 }
 
@@ -368,10 +344,4 @@ func guard(f func() error) (err error) {
 		}
 	}()
 	return f()
-}
-
-// exists tells whether there is a file at the path of elem.
-func exists(elem ...string) bool {
-	_, err := os.Stat(filepath.Join(elem...))
-	return err == nil
 }

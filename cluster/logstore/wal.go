@@ -1,3 +1,5 @@
+//go:build !wasip1
+
 package logstore
 
 import (
@@ -14,13 +16,17 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
 
 	"github.com/onced/onced/cluster/durable"
 )
 
-func openWAL(dir string, o Options) (backend, error) {
+func openWAL(dir string, o Options) (Backend, error) {
+	if o.FS == nil {
+		o.FS = fs.New()
+	}
 	w, err := wal.Open(dir,
 		wal.WithMetaStore(&segments{dir: dir}),
 		wal.WithSegmentFiler(segment.NewFiler(dir, privateFS{o.FS})),
@@ -60,8 +66,6 @@ func (p privateFS) Create(dir, name string, size uint64) (types.WritableFile, er
 	}
 	return f, nil
 }
-
-const segmentsFile = "segments"
 
 // segments is the list of raft-wal's files, in a file of its own: a line with
 // the xxhash64 of the rest, and JSON. The library's own store for it, a bbolt

@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/onced/onced/cluster/durable"
 	"github.com/onced/onced/fsm"
@@ -43,11 +42,51 @@ type identity struct {
 
 // Dir is a data directory in use by this process.
 type Dir struct {
-	path string
-	lock *os.File // its flock is what keeps a second process out
+	path string // its name, where it is not in files
+	keep Keeper
 
 	mu sync.Mutex
 	id identity
+}
+
+// Keeper keeps an identity for good.
+type Keeper interface {
+	// Save puts data in the place of what was kept, on disk when it returns.
+	Save(data []byte) error
+	// Close lets another process have it.
+	Close() error
+}
+
+// fileKeeper keeps it in a file of the directory.
+type fileKeeper struct {
+	path     string
+	*os.File // whose flock is what keeps a second process out
+}
+
+func (k fileKeeper) Save(data []byte) error {
+	return durable.WriteFile(filepath.Join(k.path, identityName), data)
+}
+
+// NewDir is OpenDir for a data directory that is not in files: saved is what was
+// saved last, nil at the beginning.
+func NewDir(name, nodeID string, saved []byte, keep Keeper) (*Dir, error) {
+	d := &Dir{path: name, keep: keep}
+	var err error
+	if saved == nil {
+		d.id, err = makeIdentity(nodeID)
+		if err == nil {
+			err = save(keep, d.id)
+		}
+	} else {
+		d.id, err = parseIdentity(saved)
+	}
+	if err == nil && d.id.NodeID != nodeID {
+		err = fmt.Errorf("it belongs to node %s, not to %s", d.id.NodeID, nodeID)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open data directory %s: %w", name, err)
+	}
+	return d, nil
 }
 
 // OpenDir takes the data directory at path for the node nodeID. A missing one
@@ -69,7 +108,7 @@ func OpenDir(path, nodeID string) (*Dir, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open data directory %s: %w", path, err), lock.Close())
 	}
-	return &Dir{path: path, lock: lock, id: id}, nil
+	return &Dir{path: path, keep: fileKeeper{path, lock}, id: id}, nil
 }
 
 // makePrivate sees to it that path is a directory that only its owner may enter.
@@ -121,10 +160,10 @@ func takeLock(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open data directory %s: it cannot be written: %w: give it to this user, or name another with --data-dir", path, reason(err))
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		held := fmt.Errorf("data directory %s is in use by %s: stop that one, or name another directory with --data-dir", path, holder(f))
-		return nil, errors.Join(held, f.Close())
+	held, err := flock(f)
+	if held {
+		err := fmt.Errorf("data directory %s is in use by %s: stop that one, or name another directory with --data-dir", path, holder(f))
+		return nil, errors.Join(err, f.Close())
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock data directory %s: %w", path, err), f.Close())
@@ -183,19 +222,27 @@ func newIdentity(path, nodeID string) (identity, error) {
 			return identity{}, fmt.Errorf("it holds %s and no %s: name a directory of onced, or an empty one, with --data-dir", e.Name(), identityName)
 		}
 	}
+	id, err := makeIdentity(nodeID)
+	if err != nil {
+		return identity{}, err
+	}
+	return id, save(fileKeeper{path: path}, id)
+}
+
+func makeIdentity(nodeID string) (identity, error) {
 	id := identity{Version: identityVersion, NodeID: nodeID}
 	if _, err := rand.Read(id.Incarnation[:]); err != nil {
 		return identity{}, fmt.Errorf("make incarnation: %w", err)
 	}
-	return id, saveIdentity(path, id)
+	return id, nil
 }
 
-func saveIdentity(path string, id identity) error {
+func save(to Keeper, id identity) error {
 	data, err := json.MarshalIndent(id, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode identity: %w", err)
 	}
-	return durable.WriteFile(filepath.Join(path, identityName), append(data, '\n'))
+	return to.Save(append(data, '\n'))
 }
 
 func parseIdentity(data []byte) (id identity, err error) {
@@ -299,7 +346,7 @@ func (d *Dir) bind(r roster, joined bool) error {
 	}
 	next := d.id
 	next.roster, next.Joined = r, joined
-	if err := saveIdentity(d.path, next); err != nil {
+	if err := save(d.keep, next); err != nil {
 		return fmt.Errorf("bind data directory %s: %w", d.path, err)
 	}
 	d.id = next
@@ -318,7 +365,7 @@ func (d *Dir) follow(r roster) error {
 	}
 	next := d.id
 	next.roster = r
-	if err := saveIdentity(d.path, next); err != nil {
+	if err := save(d.keep, next); err != nil {
 		return fmt.Errorf("store member table in %s: %w", d.path, err)
 	}
 	d.id = next
@@ -327,7 +374,7 @@ func (d *Dir) follow(r roster) error {
 
 // Close lets another process have the directory.
 func (d *Dir) Close() error {
-	if err := d.lock.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+	if err := d.keep.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("release data directory %s: %w", d.path, err)
 	}
 	return nil

@@ -1,7 +1,6 @@
 package peer
 
 import (
-	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -63,11 +62,12 @@ func createSeeded(path, nodeID string, seed [32]byte, name string, fill func(dir
 	if err := durable.Rename(dir, filepath.Join(path, name)); err != nil {
 		return err
 	}
-	id := identity{Version: identityVersion, NodeID: nodeID, Seed: hex.EncodeToString(seed[:])}
-	if _, err := rand.Read(id.Incarnation[:]); err != nil {
-		return fmt.Errorf("make incarnation: %w", err)
+	id, err := makeIdentity(nodeID)
+	if err != nil {
+		return err
 	}
-	return saveIdentity(path, id)
+	id.Seed = hex.EncodeToString(seed[:])
+	return save(fileKeeper{path: path}, id)
 }
 
 func removeMade(path, name string, made bool) error {

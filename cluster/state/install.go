@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"io/fs"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/hashicorp/raft"
 
-	"github.com/onced/onced/cluster/durable"
 	"github.com/onced/onced/fsm"
 )
 
@@ -41,9 +42,10 @@ func (s *State) temporaryDir(purpose string) string {
 // readCurrent reads CURRENT. A directory without it is a new one, and gets it
 // before its first store.
 func (s *State) readCurrent() (c current, err error) {
-	data, err := os.ReadFile(filepath.Join(s.dir, currentFile))
-	if errors.Is(err, os.ErrNotExist) {
-		if stores, _ := filepath.Glob(filepath.Join(s.dir, storePrefix+"*")); len(stores) > 0 {
+	data, err := s.disk.ReadFile(filepath.Join(s.dir, currentFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		names, _ := s.disk.Names(s.dir)
+		if slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, storePrefix) }) {
 			return c, fmt.Errorf("%w: there are stores, but the file %s is missing", fsm.ErrCorrupt, currentFile)
 		}
 		c.Store = 1
@@ -56,8 +58,8 @@ func (s *State) readCurrent() (c current, err error) {
 		return c, fmt.Errorf("%w: file %s: %w", fsm.ErrCorrupt, currentFile, err)
 	}
 	// The first store may not have been made yet; any other was.
-	if _, err := os.Stat(s.storeDir(c.Store)); err != nil && c.Store != 1 {
-		return c, fmt.Errorf("%w: file %s: %w", fsm.ErrCorrupt, currentFile, err)
+	if c.Store != 1 && !s.disk.Exists(s.storeDir(c.Store)) {
+		return c, fmt.Errorf("%w: file %s: there is no store %d", fsm.ErrCorrupt, currentFile, c.Store)
 	}
 	return c, nil
 }
@@ -67,19 +69,19 @@ func (s *State) writeCurrent(c current) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", currentFile, err)
 	}
-	return durable.WriteFile(filepath.Join(s.dir, currentFile), append(data, '\n'))
+	return s.disk.WriteFile(filepath.Join(s.dir, currentFile), append(data, '\n'))
 }
 
 // removeLeftovers removes everything but CURRENT and the store it names.
 func (s *State) removeLeftovers(number uint64) error {
-	entries, err := os.ReadDir(s.dir)
+	names, err := s.disk.Names(s.dir)
 	if err != nil {
 		return err
 	}
 	keep := filepath.Base(s.storeDir(number))
-	for _, e := range entries {
-		if name := e.Name(); name != currentFile && name != keep {
-			if err := os.RemoveAll(filepath.Join(s.dir, name)); err != nil {
+	for _, name := range names {
+		if name != currentFile && name != keep {
+			if err := s.disk.Remove(filepath.Join(s.dir, name)); err != nil {
 				return err
 			}
 		}
@@ -113,17 +115,17 @@ func (s *State) Restore(content io.ReadCloser) error {
 	}
 	number, err := s.place(p)
 	if err != nil {
-		return errors.Join(fmt.Errorf("restore snapshot: %w", err), os.RemoveAll(p.dir))
+		return errors.Join(fmt.Errorf("restore snapshot: %w", err), s.disk.Remove(p.dir))
 	}
 	next, err := s.openStore(number)
 	if err != nil {
-		return errors.Join(fmt.Errorf("restore snapshot: %w", err), os.RemoveAll(s.storeDir(number)))
+		return errors.Join(fmt.Errorf("restore snapshot: %w", err), s.disk.Remove(s.storeDir(number)))
 	}
 	installed := next.machine.Meta().AppliedIndex
 	if err := s.writeCurrent(current{Store: number, Installed: installed}); err != nil {
 		// It may or may not be on disk, so neither store is certain to be
 		// the one that counts.
-		err = errors.Join(fmt.Errorf("restore snapshot: %w", err), next.pebble.Close())
+		err = errors.Join(fmt.Errorf("restore snapshot: %w", err), next.data.Close())
 		s.fail(err)
 		return err
 	}
@@ -155,7 +157,7 @@ func (s *State) unwrap(content io.ReadCloser) (*parcel, error) {
 // place gives p the directory of a store.
 func (s *State) place(p *parcel) (number uint64, err error) {
 	number = s.temporaries.Add(1)
-	return number, durable.Rename(p.dir, s.storeDir(number))
+	return number, s.disk.Rename(p.dir, s.storeDir(number))
 }
 
 // adopt makes next the live store, and closes and removes the one before.
@@ -173,7 +175,7 @@ func (s *State) adopt(next *store, installed uint64) {
 		return
 	}
 	old.users.Wait()
-	if err := errors.Join(old.pebble.Close(), os.RemoveAll(s.storeDir(old.number))); err != nil {
+	if err := errors.Join(old.data.Close(), s.disk.Remove(s.storeDir(old.number))); err != nil {
 		s.opts.Log.Warn("the store before an installed snapshot is left over until the next start", "error", err)
 	}
 }

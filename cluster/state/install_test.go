@@ -401,7 +401,7 @@ type raftSink struct{ raft.SnapshotSink }
 func spoiled(t *testing.T, s *State, damage func(dir string)) (dir string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "spoiled")
-	check(t, s.live.pebble.Checkpoint(dir))
+	check(t, s.live.data.Checkpoint(dir))
 	damage(dir)
 	return dir
 }
@@ -474,7 +474,7 @@ func TestDamageIsNotSent(t *testing.T) {
 	check(t, err)
 	defer s.Close()
 	s.ApplyBatch(journal(t, 1, 50))
-	flipValue(t, s.live.pebble)
+	flipValue(t, s.live.data.(*fsm.Pebble))
 	if _, _, err := s.Copy(); !errors.Is(err, fsm.ErrCorrupt) {
 		t.Errorf("error %v", err)
 	}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/onced/onced/cluster/durable"
 	"github.com/onced/onced/fsm"
 )
 
@@ -29,23 +28,23 @@ func Load(dir string, stream io.Reader) error {
 }
 
 func load(dir string, stream io.Reader) error {
-	s := &State{dir: dir}
-	if err := durable.MakeDir(dir); err != nil {
+	s := &State{dir: dir, disk: defaultDisk()}
+	if err := s.disk.MakeDir(dir); err != nil {
 		return err
 	}
 	c := current{Store: 1, Installed: foundingIndex}
-	if err := unpack(stream, s.storeDir(c.Store)); err != nil {
+	if err := s.disk.Unpack(stream, s.storeDir(c.Store)); err != nil {
 		return err
 	}
-	if err := reseat(s.storeDir(c.Store)); err != nil {
+	if err := reseat(s.disk, s.storeDir(c.Store)); err != nil {
 		return err
 	}
 	return s.writeCurrent(c)
 }
 
-func reseat(dir string) error {
+func reseat(disk Disk, dir string) error {
 	damaged := make(chan error, 1)
-	pebble, machine, err := openMachine(dir, fsm.PebbleOptions{OnFatal: func(err error) { damaged <- err }})
+	data, machine, err := openMachine(disk, dir, StoreOptions{OnFatal: func(err error) { damaged <- err }})
 	if err != nil {
 		return err
 	}
@@ -53,9 +52,9 @@ func reseat(dir string) error {
 		err = machine.Reseat()
 	}
 	if err == nil {
-		err = pebble.Sync()
+		err = data.Sync()
 	}
-	err = errors.Join(err, pebble.Close())
+	err = errors.Join(err, data.Close())
 	select {
 	case e := <-damaged:
 		err = errors.Join(err, e)

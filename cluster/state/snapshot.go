@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/hashicorp/raft"
 
@@ -71,7 +70,7 @@ func (s *State) sync() error {
 
 func (l *store) sync() error {
 	meta := l.machine.Meta()
-	if err := l.pebble.Sync(); err != nil {
+	if err := l.data.Sync(); err != nil {
 		return err
 	}
 	for {
@@ -95,7 +94,7 @@ func (s *State) List() ([]*raft.SnapshotMeta, error) {
 		return nil, nil
 	}
 	described := describe(currentID, meta)
-	described.Size = l.pebble.Size() // about: it is sent as of a later moment
+	described.Size = l.data.Size() // about: it is sent as of a later moment
 	return []*raft.SnapshotMeta{described}, nil
 }
 
@@ -132,12 +131,12 @@ func (s *State) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	}
 	defer release()
 	dir := s.temporaryDir("sending")
-	meta, content, err := l.copyTo(dir)
+	meta, content, err := l.copyTo(s.disk, dir)
 	if errors.Is(err, fsm.ErrCorrupt) {
 		s.fail(err) // the copy's files are the state's own
 	}
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("open snapshot: %w", err), os.RemoveAll(dir))
+		return nil, nil, errors.Join(fmt.Errorf("open snapshot: %w", err), s.disk.Remove(dir))
 	}
 	return meta, content, nil
 }
@@ -146,29 +145,29 @@ func (s *State) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 // told of one.
 func (s *State) Copy() (*raft.SnapshotMeta, io.ReadCloser, error) { return s.Open(currentID) }
 
-func (l *store) copyTo(dir string) (*raft.SnapshotMeta, *sending, error) {
-	if err := l.pebble.Checkpoint(dir); err != nil {
+func (l *store) copyTo(disk Disk, dir string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	if err := l.data.Checkpoint(dir); err != nil {
 		return nil, nil, err
 	}
-	content, err := newSending(dir)
+	content, size, err := disk.Pack(dir)
 	if err != nil {
 		return nil, nil, err
 	}
-	copied, err := inspect(dir)
+	copied, err := inspect(disk, dir)
 	if err != nil {
 		return nil, nil, err
 	}
 	meta := describe(currentID, copied)
-	meta.Size = content.size
+	meta.Size = size
 	return meta, content, nil
 }
 
 // inspect returns the meta of a store that is not open, once it has read all
 // that is stored there and found it as it was written. What is damaged must
 // neither be sent nor take the place of what is whole.
-func inspect(dir string) (*fsm.Meta, error) {
+func inspect(disk Disk, dir string) (*fsm.Meta, error) {
 	damaged := make(chan error, 1)
-	pebble, machine, err := openMachine(dir, fsm.PebbleOptions{
+	data, machine, err := openMachine(disk, dir, StoreOptions{
 		ReadOnly:   true,
 		CacheBytes: 1 << 20,
 		OnFatal:    func(err error) { damaged <- err },
@@ -176,7 +175,7 @@ func inspect(dir string) (*fsm.Meta, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = errors.Join(machine.Verify(), pebble.Close())
+	err = errors.Join(machine.Verify(), data.Close())
 	select {
 	case e := <-damaged:
 		err = errors.Join(err, e)
@@ -224,7 +223,7 @@ func (k *sink) Write(p []byte) (int, error) {
 		r, k.stream = io.Pipe()
 		k.ended = make(chan error, 1)
 		go func() {
-			err := unpack(r, k.dir)
+			err := k.state.disk.Unpack(r, k.dir)
 			r.CloseWithError(err) // what follows is not read
 			k.ended <- err
 		}()
@@ -257,7 +256,7 @@ func (k *sink) Close() error {
 		err = k.check()
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("receive snapshot: %w", err), os.RemoveAll(k.dir))
+		return errors.Join(fmt.Errorf("receive snapshot: %w", err), k.state.disk.Remove(k.dir))
 	}
 	k.meta.ID = "received at " + k.dir
 	k.state.keep(&parcel{meta: k.meta, dir: k.dir})
@@ -267,7 +266,7 @@ func (k *sink) Close() error {
 // check makes sure that what came is what was announced: raft goes on from
 // what was announced.
 func (k *sink) check() error {
-	meta, err := inspect(k.dir)
+	meta, err := inspect(k.state.disk, k.dir)
 	if err != nil {
 		return err
 	}
@@ -284,7 +283,7 @@ func (k *sink) Cancel() error {
 		return nil
 	}
 	_ = k.end(errors.New("the snapshot was cancelled")) // that is what comes back
-	if err := os.RemoveAll(k.dir); err != nil {
+	if err := k.state.disk.Remove(k.dir); err != nil {
 		return fmt.Errorf("cancel snapshot: %w", err)
 	}
 	return nil
@@ -293,12 +292,12 @@ func (k *sink) Cancel() error {
 // receive takes a snapshot that comes to Restore as a stream.
 func (s *State) receive(content io.Reader) (*parcel, error) {
 	p := &parcel{dir: s.temporaryDir("received")}
-	err := unpack(content, p.dir)
+	err := s.disk.Unpack(content, p.dir)
 	if err == nil {
-		_, err = inspect(p.dir)
+		_, err = inspect(s.disk, p.dir)
 	}
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(p.dir))
+		return nil, errors.Join(err, s.disk.Remove(p.dir))
 	}
 	return p, nil
 }
@@ -311,7 +310,7 @@ func (s *State) keep(p *parcel) {
 	s.pending = p
 	s.mu.Unlock()
 	if old != nil {
-		if err := os.RemoveAll(old.dir); err != nil {
+		if err := s.disk.Remove(old.dir); err != nil {
 			s.opts.Log.Warn("a received snapshot is left over until the next start", "error", err)
 		}
 	}

@@ -16,7 +16,6 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/onced/onced/cluster/durable"
 	"github.com/onced/onced/fsm"
 )
 
@@ -25,8 +24,8 @@ var errClosed = errors.New("state is closed")
 
 // Options are the settings of a State.
 type Options struct {
-	// Pebble are the settings of the store. Its Log and OnFatal are set here.
-	Pebble fsm.PebbleOptions
+	// Disk keeps the stores. nil: directories, of Pebble's with its defaults.
+	Disk Disk
 	// OnChange is told, once they are applied, of the keys whose record left
 	// the state claimed, or ended. nil: nobody is told. It and OnApply are
 	// called from the goroutine that applies, which waits for them.
@@ -48,11 +47,19 @@ type Options struct {
 	Log *slog.Logger
 }
 
+func (o Options) disk() Disk {
+	if o.Disk != nil {
+		return o.Disk
+	}
+	return defaultDisk()
+}
+
 // State is the state of a node. Apply, ApplyBatch, Snapshot and Restore are
 // for raft, which calls one of them at a time; everything else may be called
 // by any number of goroutines.
 type State struct {
 	dir  string
+	disk Disk
 	opts Options
 
 	// mu guards the fields below. It is held for moments only: who uses the
@@ -77,7 +84,7 @@ type position struct{ index, term uint64 }
 // store is an open store with the machine on it.
 type store struct {
 	number  uint64
-	pebble  *fsm.Pebble
+	data    Store
 	machine *fsm.Machine
 	// synced is the machine's state as far as it is known to be on disk.
 	synced atomic.Pointer[fsm.Meta]
@@ -92,12 +99,14 @@ var (
 // Open opens the state in dir, which is made if it is missing; its parent must
 // exist. What a process that was cut short has left there is removed.
 func Open(dir string, o Options) (*State, error) {
-	s := &State{dir: dir, opts: o}
+	s := &State{dir: dir, disk: o.disk(), opts: o}
+	if s.disk == nil {
+		return nil, errors.New("open state: this platform has no disk of its own to keep it on")
+	}
 	if s.opts.Log == nil {
 		s.opts.Log = slog.New(slog.DiscardHandler)
 	}
-	s.opts.Pebble.Log, s.opts.Pebble.OnFatal = s.opts.Log, s.fail
-	if err := durable.MakeDir(dir); err != nil {
+	if err := s.disk.MakeDir(dir); err != nil {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
 	c, err := s.readCurrent()
@@ -118,28 +127,28 @@ func Open(dir string, o Options) (*State, error) {
 
 // openStore opens a numbered store to be the live one.
 func (s *State) openStore(number uint64) (*store, error) {
-	pebble, machine, err := openMachine(s.storeDir(number), s.opts.Pebble)
+	data, machine, err := openMachine(s.disk, s.storeDir(number), StoreOptions{Log: s.opts.Log, OnFatal: s.fail})
 	if err != nil {
 		return nil, err
 	}
 	if err := machine.Warm(); err != nil {
-		return nil, errors.Join(err, pebble.Close())
+		return nil, errors.Join(err, data.Close())
 	}
-	l := &store{number: number, pebble: pebble, machine: machine}
+	l := &store{number: number, data: data, machine: machine}
 	l.synced.Store(machine.Meta()) // what was read at opening is on disk
 	return l, nil
 }
 
-func openMachine(dir string, o fsm.PebbleOptions) (*fsm.Pebble, *fsm.Machine, error) {
-	pebble, err := fsm.OpenPebble(dir, o)
+func openMachine(disk Disk, dir string, o StoreOptions) (Store, *fsm.Machine, error) {
+	data, err := disk.Open(dir, o)
 	if err != nil {
 		return nil, nil, err
 	}
-	machine, err := fsm.Open(pebble)
+	machine, err := fsm.Open(data)
 	if err != nil {
-		return nil, nil, errors.Join(err, pebble.Close())
+		return nil, nil, errors.Join(err, data.Close())
 	}
-	return pebble, machine, nil
+	return data, machine, nil
 }
 
 // acquire returns the live store, to be released after use: until then it
@@ -261,7 +270,7 @@ func (s *State) Size() int64 {
 		return 0
 	}
 	defer release()
-	return l.pebble.Size()
+	return l.data.Size()
 }
 
 // Installs returns how many snapshots of a leader were installed since Open.
@@ -277,15 +286,15 @@ func (s *State) Close() error {
 	if l == nil {
 		return nil
 	}
-	if l.pebble.Halted() {
+	if l.data.Halted() {
 		return nil // it was reported; some of its users may never return
 	}
 	l.users.Wait()
 	var err error
 	if s.failed() == nil {
-		err = l.pebble.Sync()
+		err = l.data.Sync()
 	}
-	if err = errors.Join(err, l.pebble.Close()); err != nil {
+	if err = errors.Join(err, l.data.Close()); err != nil {
 		return fmt.Errorf("close state: %w", err)
 	}
 	return nil
