@@ -1,0 +1,336 @@
+package simulation
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// kind is one kind of fault: it begins, holds for a while, and is healed when
+// inject returns.
+type kind struct {
+	name   string
+	weight int
+	inject func(*lane, *Fault)
+}
+
+// lane injects faults one after the other; two lanes, beside one another, make
+// every mixture of what is between the nodes with what befalls one of them.
+type lane struct {
+	*world
+	dice  *dice // decides the plan alone: what, to whom, how long
+	kinds []kind
+}
+
+func (l *lane) hold(least, most time.Duration) { time.Sleep(l.dice.between(least, most)) }
+
+// injectAll injects the faults of the run.
+func (w *world) injectAll() {
+	lanes := []*lane{
+		{w, newDice(w.o.Seed, 10), between},
+		{w, newDice(w.o.Seed, 11), within},
+	}
+	var running sync.WaitGroup
+	for i, l := range lanes {
+		share := (w.o.Faults + i) / len(lanes)
+		running.Go(func() {
+			for range share {
+				if w.broken() {
+					return
+				}
+				l.hold(0, 150*time.Millisecond)
+				l.next()
+			}
+		})
+	}
+	running.Wait()
+}
+
+func (w *world) broken() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.violations) > 0
+}
+
+func (l *lane) next() {
+	sum := 0
+	for _, k := range l.kinds {
+		sum += k.weight
+	}
+	at := l.dice.n(sum)
+	for _, k := range l.kinds {
+		if at -= k.weight; at < 0 {
+			f := &Fault{Kind: k.name}
+			l.mu.Lock()
+			l.faults = append(l.faults, f)
+			l.mu.Unlock()
+			l.trace.add("fault %s", f.Kind)
+			k.inject(l, f)
+			l.trace.add("fault %s over %s, %d times", f.Kind, f.Target, f.bites.Load())
+			return
+		}
+	}
+}
+
+// somebody is the leader as often as not.
+func (l *lane) somebody() *host {
+	chosen, leader := l.dice.n(nodes), l.dice.happens(0.4)
+	if leading := l.logs.leading(); leader {
+		for _, h := range l.all() {
+			if h.name == leading {
+				return h
+			}
+		}
+	}
+	return l.host(chosen)
+}
+
+// two hosts, in an order by chance.
+func (l *lane) two() (a, b string) {
+	i := l.dice.n(nodes)
+	j := (i + 1 + l.dice.n(nodes-1)) % nodes
+	return l.host(i).name, l.host(j).name
+}
+
+// ruled holds rules in force for a while.
+func (l *lane) ruled(least, most time.Duration, rules ...*rule) {
+	remove := l.net.add(rules...)
+	l.hold(least, most)
+	remove()
+}
+
+// between are the faults of links and clocks.
+var between = []kind{
+	{"isolate", 10, func(l *lane, f *Fault) {
+		h := l.somebody()
+		f.Target = h.name
+		l.ruled(50*time.Millisecond, 2*time.Second, &rule{from: h.name, cut: true, fault: f}, &rule{to: h.name, cut: true, fault: f})
+	}},
+	{"deafen", 6, func(l *lane, f *Fault) {
+		h := l.somebody()
+		f.Target = h.name
+		l.ruled(50*time.Millisecond, 2*time.Second, &rule{to: h.name, cut: true, fault: f})
+	}},
+	{"mute", 6, func(l *lane, f *Fault) {
+		h := l.somebody()
+		f.Target = h.name
+		l.ruled(50*time.Millisecond, 2*time.Second, &rule{from: h.name, cut: true, fault: f})
+	}},
+	{"cut-link", 8, func(l *lane, f *Fault) {
+		a, b := l.two()
+		f.Target = a + "-" + b
+		l.ruled(50*time.Millisecond, 2*time.Second, &rule{from: a, to: b, cut: true, fault: f}, &rule{from: b, to: a, cut: true, fault: f})
+	}},
+	{"delay", 10, func(l *lane, f *Fault) {
+		l.ruled(100*time.Millisecond, time.Second, &rule{late: l.dice.between(5*time.Millisecond, mostLate), fault: f})
+	}},
+	{"delay-link", 8, func(l *lane, f *Fault) {
+		a, b := l.two()
+		f.Target = a + ">" + b
+		l.ruled(100*time.Millisecond, time.Second, &rule{from: a, to: b, late: l.dice.between(5*time.Millisecond, mostLate), fault: f})
+	}},
+	{"lose", 10, func(l *lane, f *Fault) {
+		l.ruled(100*time.Millisecond, time.Second, &rule{lose: 0.02 + 0.3*l.dice.float(), fault: f})
+	}},
+	{"double", 10, func(l *lane, f *Fault) {
+		l.ruled(100*time.Millisecond, time.Second, &rule{double: 0.5, late: 20 * time.Millisecond, fault: f})
+	}},
+	{"spoil", 6, func(l *lane, f *Fault) {
+		l.ruled(100*time.Millisecond, 500*time.Millisecond, &rule{spoil: 0.3, fault: f})
+	}},
+	{"reset", 10, func(l *lane, f *Fault) {
+		a, b := l.two()
+		f.Target = a + "-" + b
+		f.bites.Add(int64(l.net.reset(func(from, to string) bool { return from == a && to == b || from == b && to == a })))
+	}},
+	{"clock-step", 8, func(l *lane, f *Fault) {
+		h := l.somebody()
+		f.Target = h.name
+		by := []time.Duration{-time.Hour, -time.Second, time.Second, time.Hour, 25 * time.Hour}[l.dice.n(5)]
+		h.clock.set(by, 0, f)
+		l.hold(100*time.Millisecond, 2*time.Second)
+		h.rightClock()
+	}},
+	{"clock-drift", 5, func(l *lane, f *Fault) {
+		h := l.somebody()
+		f.Target = h.name
+		h.clock.set(0, 2*l.dice.float()-1, f)
+		l.hold(100*time.Millisecond, 2*time.Second)
+		h.rightClock()
+	}},
+}
+
+// within are the faults of processes, disks and membership.
+var within = []kind{
+	{"kill", 14, func(l *lane, f *Fault) { l.down(f, false, l.somebody()) }},
+	{"power-cut", 12, func(l *lane, f *Fault) { l.down(f, true, l.somebody()) }},
+	{"kill-all", 3, func(l *lane, f *Fault) { l.down(f, false, l.all()...) }},
+	{"power-cut-all", 5, func(l *lane, f *Fault) { l.down(f, true, l.all()...) }},
+	{"stop", 6, func(l *lane, f *Fault) {
+		h := l.somebody()
+		f.Target = h.name
+		if h.up() == nil {
+			return
+		}
+		f.bite()
+		if err := h.stop(); err != nil {
+			l.trace.add("%s stops: %v", h.name, err)
+		}
+		l.hold(0, time.Second)
+		l.restart(h)
+	}},
+	{"stall-disk", 12, func(l *lane, f *Fault) {
+		l.onDisk(f, func(t *trouble) { t.stall, t.over = f, make(chan struct{}) }, 100*time.Millisecond, 3*time.Second)
+	}},
+	{"slow-disk", 10, func(l *lane, f *Fault) {
+		l.onDisk(f, func(t *trouble) { t.slow, t.slowed = 60*time.Millisecond, f }, 100*time.Millisecond, time.Second)
+	}},
+	{"fail-disk", 8, func(l *lane, f *Fault) {
+		h := l.onDisk(f, func(t *trouble) { t.failing = f }, 100*time.Millisecond, 600*time.Millisecond)
+		l.restart(h)
+	}},
+	{"transfer", 10, func(l *lane, f *Fault) {
+		h := l.somebody()
+		before := l.logs.leading()
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if p := h.up(); p != nil {
+			_ = p.node.Transfer(ctx, "") // a leader that is cut off cannot
+		}
+		if f.Target = l.logs.leading(); f.Target != before {
+			f.bite()
+		}
+	}},
+	{"lose-disk", 2, func(l *lane, f *Fault) { l.replace(f, func(*host) { f.bite() }) }},
+	{"rot", 3, func(l *lane, f *Fault) { l.replace(f, nil) }},
+}
+
+// down ends processes at once, and starts them again after a while.
+func (l *lane) down(f *Fault, power bool, hosts ...*host) {
+	sum := 0
+	for _, h := range hosts {
+		bit, lost, broken := h.crash(power)
+		if bit {
+			f.bite()
+			sum += lost
+			l.trace.add("%s is down: %d writes lost, %d ends of connections", h.name, lost, broken)
+		}
+		f.Target += h.name
+	}
+	l.hold(0, 1500*time.Millisecond)
+	for _, h := range hosts {
+		l.restart(h)
+		l.hold(0, 50*time.Millisecond)
+	}
+}
+
+// restart starts what is down on a disk that nobody has spoilt: it must start.
+func (l *lane) restart(h *host) {
+	if err := h.start(); err != nil {
+		l.violate("%v", err)
+	}
+}
+
+// onDisk has a host's disk suffer for a while. A process that has exited over
+// it is started again.
+func (l *lane) onDisk(f *Fault, trouble func(*trouble), least, most time.Duration) *host {
+	h := l.somebody()
+	f.Target = h.name
+	h.mu.Lock()
+	d := h.disk
+	h.mu.Unlock()
+	d.suffer(trouble)
+	l.hold(least, most)
+	d.heal()
+	l.restart(h)
+	return h
+}
+
+// heal ends what d suffers.
+func (d *disk) heal() {
+	d.suffer(func(t *trouble) {
+		if t.over != nil && !isClosed(t.over) {
+			close(t.over)
+		}
+		*t = (trouble{})
+	})
+}
+
+const memberTimeout = 40 * time.Second
+
+// replace takes the disk of a host away, or spoils it if lose is nil. What comes
+// up on it must be refused, by the others or by itself; then it is removed, and
+// a new host, with a new name and nothing on its disk, takes its place.
+func (l *lane) replace(f *Fault, lose func(*host)) {
+	place := l.dice.n(nodes)
+	old := l.host(place)
+	f.Target = old.name
+	old.crash(false)
+	if lose == nil {
+		if !old.disk.spoil() {
+			l.restart(old)
+			return
+		}
+		if err := old.start(); err == nil {
+			// What was spoilt is behind a snapshot, or is noticed only when it
+			// is read: nothing of it may be served.
+			l.hold(200*time.Millisecond, time.Second)
+		} else {
+			f.bite()
+			l.trace.add("%v", err)
+		}
+	} else {
+		old.disk = newDisk(old.disk.dice)
+		if err := old.start(); err != nil {
+			l.violate("%v", err)
+			return
+		}
+		l.hold(500*time.Millisecond, 2*time.Second)
+		if p := old.up(); p != nil {
+			if err := p.node.Ready(); err == nil {
+				l.violate("%s lost its disk, and serves", old.name)
+			}
+		}
+		lose(old)
+	}
+	old.crash(false)
+	l.takePlace(place, old)
+}
+
+// takePlace removes old and adds a new host in its place.
+func (l *lane) takePlace(place int, old *host) {
+	others := []*host{l.host((place + 1) % nodes), l.host((place + 2) % nodes)}
+	l.mu.Lock()
+	next := l.newHost(others[0].addr)
+	l.mu.Unlock()
+	if err := next.start(); err != nil {
+		l.violate("%v", err)
+		return
+	}
+	l.admin("remove "+old.name, others, request{method: http.MethodDelete, path: "/v1/cluster/nodes/" + old.name}, 200, 204, 404)
+	l.admin("add "+next.name, others, request{method: http.MethodPost, path: "/v1/cluster/nodes",
+		body: map[string]any{"id": next.name, "raft_addr": next.addr, "voter": true}}, 200, 201, 204)
+	l.mu.Lock()
+	l.hosts[place] = next
+	l.mu.Unlock()
+	l.trace.add("%s takes the place of %s", next.name, old.name)
+}
+
+// admin repeats r at each of the hosts until it is answered with success.
+func (l *lane) admin(what string, at []*host, r request, success ...int) {
+	last := ""
+	for began, i := time.Now(), 0; time.Since(began) < memberTimeout; i++ {
+		if a := l.send(at[i%len(at)], r); a != nil {
+			for _, status := range success {
+				if a.status == status {
+					return
+				}
+			}
+			last = fmt.Sprintf("%d %s", a.status, a.body)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	l.violate("%s: not done in %v: %s", what, memberTimeout, last)
+}

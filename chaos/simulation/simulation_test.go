@@ -1,0 +1,59 @@
+package simulation
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"github.com/onced/onced/fsm"
+)
+
+var (
+	seed   = flag.Uint64("seed", 1, "the first seed")
+	runs   = flag.Int("runs", 1, "how many runs, each with the next seed")
+	faults = flag.Int("faults", 60, "faults in a run")
+	plant  = flag.String("plant", "", "a bug to put into the run")
+	told   = flag.Bool("trace", false, "print the trace")
+)
+
+// simulate is Run in a bubble of its own.
+func simulate(t *testing.T, o Options) (r *Report) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { r = Run(o) })
+	return r
+}
+
+func TestMain(m *testing.M) {
+	// What is made at first use, and shared, must not belong to one bubble.
+	long := fsm.NewResponse(200, nil, make([]byte, 4096))
+	if _, err := long.Plain(); err != nil {
+		panic(err)
+	}
+	m.Run()
+}
+
+func (r *Report) String() string {
+	s := fmt.Sprintf("seed %d: %d of %d faults bit, %d calls, %d acknowledged, %d terms, %d snapshots, %.1f s simulated, trace %s of %d lines",
+		r.Seed, r.Faults(), r.Tried, r.Calls, r.Acked, r.Terms, r.Installs, r.Simulated.Seconds(), r.Trace[:16], r.Lines)
+	for _, kind := range slices.Sorted(maps.Keys(r.Bitten)) {
+		s += fmt.Sprintf(" %s=%d", kind, r.Bitten[kind])
+	}
+	return s
+}
+
+func TestACluster(t *testing.T) {
+	for i := range *runs {
+		o := Options{Seed: *seed + uint64(i), Faults: *faults, Plant: Plant(*plant)}
+		if *told {
+			o.Told = func(line string) { fmt.Println(line) }
+		}
+		r := simulate(t, o)
+		fmt.Println(r)
+		for _, v := range r.Violations {
+			t.Errorf("seed %d: %s", r.Seed, v)
+		}
+	}
+}
