@@ -31,8 +31,6 @@ type host struct {
 	mu      sync.Mutex
 	disk    *disk
 	process *process // nil: down
-	// rotten: its disk was spoilt, so that the process may refuse it.
-	rotten bool
 }
 
 // process is one life of a node.
@@ -131,11 +129,11 @@ func (g ground) RaftTransport(layer raft.StreamLayer, _ hclog.Logger) cluster.Ra
 	return newRaftTransport(g.process.host, g.process.port, layer)
 }
 
-// start starts a process on the host's disk.
+// start starts a process on the host's disk, if none is up. One goroutine at a
+// time may call it. No mutex is held while the disk is waited for: a bubble's
+// time stands still as long as anybody waits for one.
 func (h *host) start() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.process != nil {
+	if h.up() != nil {
 		return nil
 	}
 	p := &process{host: h, disk: h.disk, dead: make(chan struct{}), ended: make(chan struct{})}
@@ -159,7 +157,9 @@ func (h *host) start() error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", h.name, err)
 	}
+	h.mu.Lock()
 	h.process = p
+	h.mu.Unlock()
 	w.running.Go(func() { p.watch() })
 	return nil
 }

@@ -43,7 +43,6 @@ func (s stores) Remove(path string) error {
 
 // Rename implements state.Disk.
 func (s stores) Rename(from, to string) error {
-	s.write()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stores[from] == nil {
@@ -59,7 +58,6 @@ func (s stores) ReadFile(path string) ([]byte, error) { return s.readFile(path) 
 
 // WriteFile implements state.Disk.
 func (s stores) WriteFile(path string, data []byte) error {
-	s.write()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.files[path] = slices.Clone(data)
