@@ -1,5 +1,11 @@
-// Command onced-chaos proves what onced promises: it breaks a cluster in every
-// way there is and judges what its clients saw.
+// Command onced-chaos shows whether onced keeps its promises when everything
+// around it fails.
+//
+// `onced-chaos run` starts a cluster of real onced processes, loads it, injects
+// faults, reads everything back and judges the history of all calls;
+// `onced-chaos check` judges a history again; `onced-chaos selftest` shows that
+// the judge sees what is wrong; `onced-chaos simulate` runs whole clusters in one
+// process, in simulated time, by a seed.
 package main
 
 import (
@@ -14,28 +20,55 @@ import (
 	"github.com/alecthomas/kong"
 )
 
+// Exit statuses. Whatever kept a run from being judged is inconclusive too.
+const (
+	exitValid        = 0
+	exitInvalid      = 1
+	exitInconclusive = 2
+)
+
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// Nothing may end this process before it has stopped a cluster of its own.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "onced-chaos:", err)
-		os.Exit(1)
 	}
+	os.Exit(statusOf(err))
+}
+
+// errInvalid marks that something is proven to be wrong.
+var errInvalid = errors.New("INVALID")
+
+func statusOf(err error) int {
+	switch {
+	case err == nil:
+		return exitValid
+	case errors.Is(err, errInvalid):
+		return exitInvalid
+	}
+	return exitInconclusive
 }
 
 // commands is the command line.
 type commands struct {
+	Run      runCommand      `cmd:"" help:"Start a cluster, load it, break it, and judge what its clients saw."`
+	Check    checkCommand    `cmd:"" help:"Judge the history of a run again."`
+	Selftest selftestCommand `cmd:"" help:"Show that the judge sees one planted fault of each kind."`
 	Simulate simulateCommand `cmd:"" help:"Run whole clusters in simulated time, on disks, links and clocks that fail by a seed."`
 }
 
 // run is the program without its process: results go to stdout, progress to
-// stderr, and an error means exit status 1.
+// stderr. The error is errInvalid if something is wrong, and any other if that
+// is not known.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var c commands
 	helped := false
 	parser, err := kong.New(&c,
 		kong.Name("onced-chaos"),
-		kong.Description("Faults for a onced cluster, and the judgement of what its clients saw."),
+		kong.Description("Faults for a onced cluster, and the check of what its clients saw. Exit status: 0 valid, 1 INVALID, 2 inconclusive or not run."),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { helped = true }),
 	)
