@@ -63,7 +63,7 @@ func keyPath(key, verb string) string {
 // none, if it dies meanwhile, or if the client does not wait any longer.
 func (w *world) send(h *host, r request) *answer {
 	p := h.up()
-	if p == nil {
+	if p == nil || isClosed(p.shut) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), clientTimeout)
@@ -89,8 +89,10 @@ func (w *world) send(h *host, r request) *answer {
 	}
 	rec := &recorder{header: http.Header{}}
 	done := make(chan struct{})
+	p.inHand.Add(1)
 	w.running.Go(func() {
 		defer close(done)
+		defer p.inHand.Done()
 		p.handler.ServeHTTP(rec, req)
 	})
 	select {

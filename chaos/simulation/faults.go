@@ -14,6 +14,7 @@ type kind struct {
 	name   string
 	weight int
 	inject func(*lane, *Fault)
+	absent bool // a node is missing meanwhile
 }
 
 // lane injects faults one after the other; two lanes, beside one another, make
@@ -67,7 +68,11 @@ func (l *lane) next() {
 			l.faults = append(l.faults, f)
 			l.mu.Unlock()
 			l.trace.add("fault %s", f.Kind)
-			k.inject(l, f)
+			if k.absent {
+				l.during(&l.absences, func() { k.inject(l, f) })
+			} else {
+				k.inject(l, f)
+			}
 			l.trace.add("fault %s over %s, %d times", f.Kind, f.Target, f.bites.Load())
 			return
 		}
@@ -101,73 +106,88 @@ func (l *lane) ruled(least, most time.Duration, rules ...*rule) {
 	remove()
 }
 
+// cut is ruled for rules that keep hosts from one another.
+func (l *lane) cut(rules ...*rule) {
+	l.during(&l.absences, func() { l.ruled(50*time.Millisecond, 2*time.Second, rules...) })
+}
+
+// wrongClock sets a clock wrong for a while.
+func (l *lane) wrongClock(f *Fault, h *host, ahead time.Duration, rate float64) {
+	wrong := func() {
+		h.clock.set(ahead, rate, f)
+		l.hold(100*time.Millisecond, 2*time.Second)
+		h.rightClock()
+	}
+	if ahead < 0 || rate < 0 {
+		l.during(&l.slow, wrong)
+	} else {
+		wrong()
+	}
+}
+
 // between are the faults of links and clocks.
 var between = []kind{
 	{"isolate", 10, func(l *lane, f *Fault) {
 		h := l.somebody()
 		f.Target = h.name
-		l.ruled(50*time.Millisecond, 2*time.Second, &rule{from: h.name, cut: true, fault: f}, &rule{to: h.name, cut: true, fault: f})
-	}},
+		l.cut(&rule{from: h.name, cut: true, fault: f}, &rule{to: h.name, cut: true, fault: f})
+	}, false},
 	{"deafen", 6, func(l *lane, f *Fault) {
 		h := l.somebody()
 		f.Target = h.name
-		l.ruled(50*time.Millisecond, 2*time.Second, &rule{to: h.name, cut: true, fault: f})
-	}},
+		l.cut(&rule{to: h.name, cut: true, fault: f})
+	}, false},
 	{"mute", 6, func(l *lane, f *Fault) {
 		h := l.somebody()
 		f.Target = h.name
-		l.ruled(50*time.Millisecond, 2*time.Second, &rule{from: h.name, cut: true, fault: f})
-	}},
+		l.cut(&rule{from: h.name, cut: true, fault: f})
+	}, false},
 	{"cut-link", 8, func(l *lane, f *Fault) {
 		a, b := l.two()
 		f.Target = a + "-" + b
-		l.ruled(50*time.Millisecond, 2*time.Second, &rule{from: a, to: b, cut: true, fault: f}, &rule{from: b, to: a, cut: true, fault: f})
-	}},
+		l.cut(&rule{from: a, to: b, cut: true, fault: f}, &rule{from: b, to: a, cut: true, fault: f})
+	}, false},
 	{"delay", 10, func(l *lane, f *Fault) {
 		l.ruled(100*time.Millisecond, time.Second, &rule{late: l.dice.between(5*time.Millisecond, mostLate), fault: f})
-	}},
+	}, false},
 	{"delay-link", 8, func(l *lane, f *Fault) {
 		a, b := l.two()
 		f.Target = a + ">" + b
 		l.ruled(100*time.Millisecond, time.Second, &rule{from: a, to: b, late: l.dice.between(5*time.Millisecond, mostLate), fault: f})
-	}},
+	}, false},
 	{"lose", 10, func(l *lane, f *Fault) {
 		l.ruled(100*time.Millisecond, time.Second, &rule{lose: 0.02 + 0.3*l.dice.float(), fault: f})
-	}},
+	}, false},
 	{"double", 10, func(l *lane, f *Fault) {
 		l.ruled(100*time.Millisecond, time.Second, &rule{double: 0.5, late: 20 * time.Millisecond, fault: f})
-	}},
+	}, false},
 	{"spoil", 6, func(l *lane, f *Fault) {
 		l.ruled(100*time.Millisecond, 500*time.Millisecond, &rule{spoil: 0.3, fault: f})
-	}},
+	}, false},
 	{"reset", 10, func(l *lane, f *Fault) {
 		a, b := l.two()
 		f.Target = a + "-" + b
 		f.bites.Add(int64(l.net.reset(func(from, to string) bool { return from == a && to == b || from == b && to == a })))
-	}},
+	}, false},
 	{"clock-step", 8, func(l *lane, f *Fault) {
 		h := l.somebody()
 		f.Target = h.name
 		by := []time.Duration{-time.Hour, -time.Second, time.Second, time.Hour, 25 * time.Hour}[l.dice.n(5)]
-		h.clock.set(by, 0, f)
-		l.hold(100*time.Millisecond, 2*time.Second)
-		h.rightClock()
-	}},
+		l.wrongClock(f, h, by, 0)
+	}, false},
 	{"clock-drift", 5, func(l *lane, f *Fault) {
 		h := l.somebody()
 		f.Target = h.name
-		h.clock.set(0, 2*l.dice.float()-1, f)
-		l.hold(100*time.Millisecond, 2*time.Second)
-		h.rightClock()
-	}},
+		l.wrongClock(f, h, 0, 2*l.dice.float()-1)
+	}, false},
 }
 
 // within are the faults of processes, disks and membership.
 var within = []kind{
-	{"kill", 14, func(l *lane, f *Fault) { l.down(f, false, l.somebody()) }},
-	{"power-cut", 12, func(l *lane, f *Fault) { l.down(f, true, l.somebody()) }},
-	{"kill-all", 3, func(l *lane, f *Fault) { l.down(f, false, l.all()...) }},
-	{"power-cut-all", 5, func(l *lane, f *Fault) { l.down(f, true, l.all()...) }},
+	{"kill", 14, func(l *lane, f *Fault) { l.down(f, false, l.somebody()) }, true},
+	{"power-cut", 12, func(l *lane, f *Fault) { l.down(f, true, l.somebody()) }, true},
+	{"kill-all", 3, func(l *lane, f *Fault) { l.down(f, false, l.all()...) }, true},
+	{"power-cut-all", 5, func(l *lane, f *Fault) { l.down(f, true, l.all()...) }, true},
 	{"stop", 6, func(l *lane, f *Fault) {
 		h := l.somebody()
 		f.Target = h.name
@@ -180,17 +200,17 @@ var within = []kind{
 		}
 		l.hold(0, time.Second)
 		l.restart(h)
-	}},
+	}, true},
 	{"stall-disk", 12, func(l *lane, f *Fault) {
 		l.onDisk(f, func(t *trouble) { t.stall, t.over = f, make(chan struct{}) }, 100*time.Millisecond, 3*time.Second)
-	}},
+	}, true},
 	{"slow-disk", 10, func(l *lane, f *Fault) {
 		l.onDisk(f, func(t *trouble) { t.slow, t.slowed = 60*time.Millisecond, f }, 100*time.Millisecond, time.Second)
-	}},
+	}, false},
 	{"fail-disk", 8, func(l *lane, f *Fault) {
 		h := l.onDisk(f, func(t *trouble) { t.failing = f }, 100*time.Millisecond, 600*time.Millisecond)
 		l.restart(h)
-	}},
+	}, true},
 	{"transfer", 10, func(l *lane, f *Fault) {
 		h := l.somebody()
 		before := l.logs.leading()
@@ -202,9 +222,9 @@ var within = []kind{
 		if f.Target = l.logs.leading(); f.Target != before {
 			f.bite()
 		}
-	}},
-	{"lose-disk", 2, func(l *lane, f *Fault) { l.replace(f, func(*host) { f.bite() }) }},
-	{"rot", 3, func(l *lane, f *Fault) { l.replace(f, nil) }},
+	}, false},
+	{"lose-disk", 2, func(l *lane, f *Fault) { l.replace(f, func(*host) { f.bite() }) }, true},
+	{"rot", 3, func(l *lane, f *Fault) { l.replace(f, nil) }, true},
 }
 
 // down ends processes at once, and starts them again after a while.
@@ -273,6 +293,9 @@ func (l *lane) replace(f *Fault, lose func(*host)) {
 			l.restart(old)
 			return
 		}
+		l.mu.Lock()
+		l.rotten[old.name] = true
+		l.mu.Unlock()
 		if err := old.start(); err == nil {
 			// What was spoilt is behind a snapshot, or is noticed only when it
 			// is read: nothing of it may be served.

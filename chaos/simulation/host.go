@@ -43,7 +43,10 @@ type process struct {
 	dead    chan struct{} // closed when it died or was stopped
 	once    sync.Once
 	closing sync.Once
-	ended   chan struct{} // closed when nothing of it runs any more
+
+	inHand sync.WaitGroup // requests
+	shut   chan struct{}  // closed when no more are taken
+	ended  chan struct{}  // closed when nothing of it runs any more
 }
 
 // wallClock is a host's clock, which may be wrong.
@@ -136,7 +139,7 @@ func (h *host) start() error {
 	if h.up() != nil {
 		return nil
 	}
-	p := &process{host: h, disk: h.disk, dead: make(chan struct{}), ended: make(chan struct{})}
+	p := &process{host: h, disk: h.disk, dead: make(chan struct{}), ended: make(chan struct{}), shut: make(chan struct{})}
 	w := h.world
 	cfg := cluster.Config{
 		NodeID: h.name, DataDir: h.name, RaftAddr: h.addr, HTTPAddr: h.name + ":80", Join: h.join,
@@ -226,6 +229,8 @@ func (h *host) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	err := p.node.Drain(ctx)
+	close(p.shut)
+	p.inHand.Wait()
 	p.close()
 	p.die(false)
 	<-p.ended

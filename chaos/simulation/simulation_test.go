@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -37,7 +38,7 @@ func TestMain(m *testing.M) {
 
 func (r *Report) String() string {
 	s := fmt.Sprintf("seed %d: %d of %d faults bit, %d calls, %d acknowledged, %d terms, %d snapshots, %.1f s simulated, trace %s of %d lines",
-		r.Seed, r.Faults(), r.Tried, r.Calls, r.Acked, r.Terms, r.Installs, r.Simulated.Seconds(), r.Trace[:16], r.Lines)
+		r.Seed, r.Faults(), r.Tried, r.Calls, r.Acked, r.Terms, r.Installs, r.Simulated.Seconds(), r.Trace[:16], len(r.Lines))
 	for _, kind := range slices.Sorted(maps.Keys(r.Bitten)) {
 		s += fmt.Sprintf(" %s=%d", kind, r.Bitten[kind])
 	}
@@ -52,8 +53,31 @@ func TestACluster(t *testing.T) {
 		}
 		r := simulate(t, o)
 		fmt.Println(r)
-		for _, v := range r.Violations {
-			t.Errorf("seed %d: %s", r.Seed, v)
+		if len(r.Violations) == 0 {
+			continue
 		}
+		if !*told {
+			fmt.Println(strings.Join(r.Lines, "\n"))
+		}
+		t.Fatalf("seed %d:\n%s", r.Seed, strings.Join(r.Violations, "\n"))
+	}
+}
+
+// A run that proves anything finds what is planted in it.
+func TestPlantedBugsAreFound(t *testing.T) {
+	for _, bug := range Plants {
+		t.Run(string(bug), func(t *testing.T) {
+			const most = 2000
+			tried := 0
+			for s := uint64(1); tried < most; s++ {
+				r := simulate(t, Options{Seed: s, Faults: 50, Plant: bug})
+				tried += r.Tried
+				if len(r.Violations) > 0 {
+					t.Logf("found after %d faults, with seed %d: %s", tried, s, r.Violations[0])
+					return
+				}
+			}
+			t.Errorf("not found in %d faults", tried)
+		})
 	}
 }

@@ -43,7 +43,7 @@ func (c *call) String() string {
 		s += fmt.Sprintf(" fence %d", c.fence)
 	}
 	if c.sent != "" {
-		s += " " + c.sent
+		s += " " + brief(c.sent)
 	}
 	s += fmt.Sprintf(" since %.6f:", c.begin.Seconds())
 	switch {
@@ -57,10 +57,18 @@ func (c *call) String() string {
 		s += fmt.Sprintf(" %s fence %d", c.record.State, c.record.Fence)
 	}
 	if c.record.Response != nil {
-		s += " " + c.record.Response.Body
+		s += " " + brief(c.record.Response.Body)
 	}
 	if c.verb == "create" {
 		s += " " + string(c.answer.body)
+	}
+	return s
+}
+
+// brief shortens a long body.
+func brief(s string) string {
+	if len(s) > 40 {
+		s = s[:20] + "…" + s[len(s)-12:]
 	}
 	return s
 }

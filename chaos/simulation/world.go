@@ -59,11 +59,14 @@ type Report struct {
 	Simulated time.Duration
 	Terms     int // in which there was a leader
 	Installs  int // snapshots sent
-	// Trace is the digest of all that happened, and Lines how much that was.
+	// Lines are all that happened, in order, and Trace is the digest of that.
 	Trace string
-	Lines int
+	Lines []string
 	// Violations say what the run broke, none if nothing.
 	Violations []string
+	// Spared is how many early ends were let pass, because no majority of the
+	// clocks was right.
+	Spared int
 }
 
 // Faults is how many have evidence.
@@ -95,7 +98,7 @@ type trace struct {
 
 	mu    sync.Mutex
 	sum   hash.Hash
-	lines int
+	lines []string
 }
 
 func (t *trace) add(format string, args ...any) {
@@ -103,7 +106,7 @@ func (t *trace) add(format string, args ...any) {
 	defer t.mu.Unlock()
 	line := fmt.Sprintf("%12.6f ", time.Since(t.start).Seconds()) + fmt.Sprintf(format, args...)
 	t.sum.Write([]byte(line + "\n"))
-	t.lines++
+	t.lines = append(t.lines, line)
 	if t.told != nil {
 		t.told(line)
 	}
@@ -126,7 +129,11 @@ type world struct {
 	hosts      []*host // one for each place; it is replaced when its disk is lost
 	made       int     // hosts, ever
 	faults     []*Fault
+	rotten     map[string]bool // hosts whose disks were spoilt: they may say that they failed
+	absences   []span          // when a node was down, cut off or replaced
+	slow       []span          // when a clock was behind, or lost time
 	violations []string
+	spared     int
 	calls      []*call
 }
 
@@ -135,7 +142,7 @@ func newWorld(o Options) *world {
 	w := &world{
 		o: o, start: start, log: quiet(), plant: planted{o.Plant},
 		trace: &trace{start: start, told: o.Told, sum: sha256.New()},
-		net:   newNetwork(newDice(o.Seed, 1)),
+		net:   newNetwork(newDice(o.Seed, 1)), rotten: map[string]bool{},
 	}
 	w.logs = &logs{world: w, entries: map[place][32]byte{}, leaders: map[uint64]string{}}
 	w.net.watch = w.logs.seen
@@ -197,6 +204,35 @@ func (w *world) violate(format string, args ...any) {
 }
 
 func (w *world) at(t time.Time) time.Duration { return t.Sub(w.start) }
+
+// span is a while.
+type span struct{ begin, end time.Duration }
+
+func (s span) overlaps(t span) bool { return s.begin < t.end && t.begin < s.end }
+
+// during notes when f ran, in the list that into points to.
+func (w *world) during(into *[]span, f func()) {
+	began := w.at(time.Now())
+	f()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	*into = append(*into, span{began, w.at(time.Now())})
+}
+
+// timeMayStandStill tells whether in a span one clock was behind while another
+// was missing. Then no two clocks that are right are to be had, and a leader
+// that nobody has told the time goes by the one that is wrong: what is granted
+// meanwhile ends early once the third is back.
+func (w *world) timeMayStandStill(s span) bool {
+	for _, slow := range w.slow {
+		for _, absent := range w.absences {
+			if slow.overlaps(s) && slow.overlaps(absent) {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 // place of an entry: no two may differ in both.
 type place struct{ index, term uint64 }
@@ -292,7 +328,7 @@ func Run(o Options) *Report {
 func (w *world) report() *Report {
 	r := &Report{
 		Seed: w.o.Seed, Tried: len(w.faults), Bitten: map[string]int{}, Calls: len(w.calls), Simulated: time.Since(w.start),
-		Terms: len(w.logs.leaders), Installs: w.logs.installs, Violations: w.violations,
+		Terms: len(w.logs.leaders), Installs: w.logs.installs, Spared: w.spared, Violations: w.violations,
 		Trace: hex.EncodeToString(w.trace.sum.Sum(nil)), Lines: w.trace.lines,
 	}
 	for _, f := range w.faults {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/tetratelabs/wazero"
@@ -23,21 +24,22 @@ import (
 // WebAssembly, where everything that could differ between two runs of a seed is
 // the seed's, or natively.
 type simulateCommand struct {
-	Seed      uint64 `default:"1" help:"The first seed; each run has the next."`
-	Faults    int    `default:"100" help:"Faults in all, in runs of at most --run-faults. A seed is replayed with the same --run-faults."`
-	RunFaults int    `default:"100" help:"Faults in a run."`
-	Native    bool   `help:"Run as a program of this machine: faster, but a seed fixes the faults alone and not what meets them."`
+	Seed      uint64 `default:"1" help:"The seed of the first run; each later one has the next."`
+	Faults    int    `default:"0" help:"Go on until so many faults were seen to bite; 0: one run."`
+	RunFaults int    `default:"100" help:"Faults injected in a run. A seed is replayed with the same number."`
+	Native    bool   `help:"Run as a program of this machine: much faster, but then a seed fixes the faults and not what meets them."`
 	Race      bool   `help:"With --native: with the race detector."`
+	Twice     bool   `help:"Run every seed twice, and fail if the traces differ."`
 	Plant     string `default:"" help:"A bug to put into the runs, to see that it is found."`
-	Trace     bool   `help:"Print all that happens."`
+	Trace     bool   `help:"Print all that happens, and what the nodes log."`
 	Jobs      int    `default:"0" help:"Runs at a time; 0: as many as there are processors."`
 	Source    string `default:"." type:"existingdir" help:"The sources."`
 }
 
 // Run runs the simulation.
 func (c *simulateCommand) Run(ctx context.Context, s streams) error {
-	if c.Faults < 1 || c.RunFaults < 1 {
-		return errors.New("--faults and --run-faults: use at least 1")
+	if c.Faults < 0 || c.RunFaults < 1 || c.Jobs < 0 {
+		return errors.New("--faults, --run-faults and --jobs: use 0, 1 and 0 at least")
 	}
 	dir, err := os.MkdirTemp("", "onced-simulate-")
 	if err != nil {
@@ -48,16 +50,16 @@ func (c *simulateCommand) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	start := c.native(program)
+	all := &simulations{simulateCommand: c, out: s.out, start: native(program)}
 	if !c.Native {
 		m, err := newMachine(ctx, program)
 		if err != nil {
 			return err
 		}
 		defer m.close(ctx)
-		start = m.run
+		all.start = m.run
 	}
-	return c.all(ctx, s.out, start)
+	return all.run(ctx)
 }
 
 // build makes the program of the tests.
@@ -82,48 +84,30 @@ func (c *simulateCommand) build(ctx context.Context, dir string, progress io.Wri
 // runner runs the program with arguments; what it prints goes to out.
 type runner func(ctx context.Context, seed uint64, args []string, out io.Writer) error
 
-// all runs every seed, some at a time, and prints what each printed in one
-// piece. What failed is told with the command that replays it.
-func (c *simulateCommand) all(ctx context.Context, out io.Writer, start runner) error {
-	jobs := c.Jobs
+// simulations are all the runs, some at a time.
+type simulations struct {
+	*simulateCommand
+	start runner
+
+	mu     sync.Mutex
+	out    io.Writer
+	begun  uint64
+	tried  int
+	bitten int
+	failed error
+}
+
+// run runs seeds until enough faults have bitten, or one has failed.
+func (s *simulations) run(ctx context.Context) error {
+	jobs := s.Jobs
 	if jobs == 0 {
 		jobs = runtime.NumCPU()
 	}
-	runs := (c.Faults + c.RunFaults - 1) / c.RunFaults
-	var (
-		mu      sync.Mutex
-		next    int
-		failed  []error
-		running sync.WaitGroup
-	)
-	take := func() (uint64, bool) {
-		mu.Lock()
-		defer mu.Unlock()
-		if next == runs || len(failed) > 0 || ctx.Err() != nil {
-			return 0, false
-		}
-		next++
-		return c.Seed + uint64(next-1), true
-	}
-	for range min(jobs, runs) {
+	var running sync.WaitGroup
+	for range jobs {
 		running.Go(func() {
-			for {
-				seed, ok := take()
-				if !ok {
-					return
-				}
-				var printed bytes.Buffer
-				to := io.Writer(&printed)
-				if c.Trace {
-					to = out
-				}
-				err := start(ctx, seed, c.arguments(seed), to)
-				mu.Lock()
-				_, _ = printed.WriteTo(out)
-				if err != nil && ctx.Err() == nil {
-					failed = append(failed, fmt.Errorf("seed %d: %w; replay it: scripts/simulate --seed %[1]d --faults %[3]d%[4]s", seed, err, c.RunFaults, c.flags()))
-				}
-				mu.Unlock()
+			for seed, ok := s.take(ctx); ok; seed, ok = s.take(ctx) {
+				s.one(ctx, seed)
 			}
 		})
 	}
@@ -131,31 +115,73 @@ func (c *simulateCommand) all(ctx context.Context, out io.Writer, start runner) 
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return errors.Join(failed...)
+	if s.failed == nil {
+		fmt.Fprintf(s.out, "%d runs, %d faults of which %d were seen to bite: no promise was broken\n", s.begun, s.tried, s.bitten)
+	}
+	return s.failed
 }
 
-func (c *simulateCommand) flags() (s string) {
-	if c.RunFaults != 100 {
-		s += fmt.Sprintf(" --run-faults %d", c.RunFaults)
+// take returns the next seed, and false when there is none to run any more.
+func (s *simulations) take(ctx context.Context) (seed uint64, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil || ctx.Err() != nil || s.begun > 0 && s.bitten >= s.Faults {
+		return 0, false
 	}
-	if c.Native {
-		s += " --native"
+	s.begun++
+	return s.Seed + s.begun - 1, true
+}
+
+// one runs one seed, and prints what it printed in one piece.
+func (s *simulations) one(ctx context.Context, seed uint64) {
+	var printed, again bytes.Buffer
+	err := s.start(ctx, seed, s.arguments(seed), &printed)
+	if err == nil && s.Twice {
+		if err = s.start(ctx, seed, s.arguments(seed), &again); err == nil && again.String() != printed.String() {
+			err = fmt.Errorf("it ran in two ways: %s; %s", printed.String(), again.String())
+		}
 	}
-	if c.Plant != "" {
-		s += " --plant " + c.Plant
+	if ctx.Err() != nil {
+		return
 	}
-	return s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text := strings.TrimSuffix(printed.String(), "PASS\n")
+	_, _ = io.WriteString(s.out, text)
+	var bitten, tried int
+	if at := strings.LastIndex(text, "seed "); at >= 0 {
+		var n uint64
+		_, _ = fmt.Sscanf(text[at:], "seed %d: %d of %d faults bit", &n, &bitten, &tried)
+	}
+	if err == nil && bitten == 0 {
+		err = errors.New("no fault was seen to bite")
+	}
+	s.bitten, s.tried = s.bitten+bitten, s.tried+tried
+	if err != nil && s.failed == nil {
+		s.failed = fmt.Errorf("%w: seed %d: %w; to see it again: %s", errInvalid, seed, err, s.replay(seed))
+	}
+}
+
+// replay is the command that runs a seed again.
+func (s *simulations) replay(seed uint64) string {
+	command := fmt.Sprintf("scripts/simulate --seed %d --run-faults %d", seed, s.RunFaults)
+	if s.Native {
+		command += " --native"
+	}
+	if s.Plant != "" {
+		command += " --plant " + s.Plant
+	}
+	return command + " --trace"
 }
 
 func (c *simulateCommand) arguments(seed uint64) []string {
-	args := []string{"-test.run=^TestACluster$", "-test.timeout=0", "-seed=" + strconv.FormatUint(seed, 10), "-faults=" + strconv.Itoa(c.RunFaults), "-plant=" + c.Plant}
-	if c.Trace {
-		args = append(args, "-trace")
+	return []string{
+		"-test.run=^TestACluster$", "-test.timeout=0", "-seed=" + strconv.FormatUint(seed, 10),
+		"-faults=" + strconv.Itoa(c.RunFaults), "-plant=" + c.Plant, "-trace=" + strconv.FormatBool(c.Trace),
 	}
-	return args
 }
 
-func (c *simulateCommand) native(program string) runner {
+func native(program string) runner {
 	return func(ctx context.Context, _ uint64, args []string, out io.Writer) error {
 		cmd := exec.CommandContext(ctx, program, args...)
 		cmd.Stdout, cmd.Stderr = out, out
