@@ -24,6 +24,9 @@ var (
 func simulate(t *testing.T, o Options) (r *Report) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { r = Run(o) })
+	if len(r.Violations) == 0 {
+		Check(t.Context(), r)
+	}
 	return r
 }
 
@@ -37,8 +40,8 @@ func TestMain(m *testing.M) {
 }
 
 func (r *Report) String() string {
-	s := fmt.Sprintf("seed %d: %d of %d faults bit, %d calls, %d acknowledged, %d terms, %d snapshots, %.1f s simulated, trace %s of %d lines",
-		r.Seed, r.Faults(), r.Tried, r.Calls, r.Acked, r.Terms, r.Installs, r.Simulated.Seconds(), r.Trace[:16], len(r.Lines))
+	s := fmt.Sprintf("seed %d: %d of %d faults bit, %d calls, %d acknowledged, %d terms, %d snapshots, %.1f s simulated, %d things examined, %d early ends spared, trace %s of %d lines",
+		r.Seed, r.Faults(), r.Tried, r.Calls, r.Acked, r.Terms, r.Installs, r.Simulated.Seconds(), r.Examined, r.Spared, r.Trace[:16], len(r.Lines))
 	for _, kind := range slices.Sorted(maps.Keys(r.Bitten)) {
 		s += fmt.Sprintf(" %s=%d", kind, r.Bitten[kind])
 	}

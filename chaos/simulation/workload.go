@@ -28,6 +28,7 @@ type call struct {
 	begin, end time.Duration
 	answer     *answer // nil: none came
 	record     record  // of a 2xx of the Key API
+	worked     string  // how the work that it was granted was to end; "": there was none
 }
 
 func (c *call) ok() bool { return c.answer != nil && c.answer.status/100 == 2 }
@@ -222,11 +223,16 @@ func (c *client) work(claim *call) {
 	}
 	switch p := c.dice.float(); {
 	case p < 0.70:
+		claim.worked = "complete"
 		c.complete(claim)
 	case p < 0.80:
+		claim.worked = "release"
 		c.write(claim, "release", map[string]any{"fence": fence}, "")
 	case p < 0.85:
+		claim.worked = "fail"
 		c.write(claim, "fail", map[string]any{"fence": fence}, "")
+	default:
+		claim.worked = "nothing"
 	}
 }
 

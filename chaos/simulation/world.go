@@ -18,6 +18,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/onced/onced/chaos/history"
 	"github.com/onced/onced/cluster"
 )
 
@@ -67,6 +68,12 @@ type Report struct {
 	// Spared is how many early ends were let pass, because no majority of the
 	// clocks was right.
 	Spared int
+	// History is that of the clients' calls, and Margin how much sooner than its
+	// time a thing may have ended in it.
+	History *history.History
+	Margin  time.Duration
+	// Examined is how much of it the rules of package check were applied to.
+	Examined int
 }
 
 // Faults is how many have evidence.
@@ -328,7 +335,7 @@ func Run(o Options) *Report {
 func (w *world) report() *Report {
 	r := &Report{
 		Seed: w.o.Seed, Tried: len(w.faults), Bitten: map[string]int{}, Calls: len(w.calls), Simulated: time.Since(w.start),
-		Terms: len(w.logs.leaders), Installs: w.logs.installs, Spared: w.spared, Violations: w.violations,
+		Terms: len(w.logs.leaders), Installs: w.logs.installs, Spared: w.spared, History: w.history(), Margin: w.margin(), Violations: w.violations,
 		Trace: hex.EncodeToString(w.trace.sum.Sum(nil)), Lines: w.trace.lines,
 	}
 	for _, f := range w.faults {
