@@ -111,6 +111,10 @@ func (l *lane) cut(rules ...*rule) {
 	l.during(&l.absences, func() { l.ruled(50*time.Millisecond, 2*time.Second, rules...) })
 }
 
+// lastReading is how long a leader may go by what a clock showed before it was
+// set right.
+const lastReading = 700 * time.Millisecond
+
 // wrongClock sets a clock wrong for a while.
 func (l *lane) wrongClock(f *Fault, h *host, ahead time.Duration, rate float64) {
 	wrong := func() {
@@ -120,6 +124,9 @@ func (l *lane) wrongClock(f *Fault, h *host, ahead time.Duration, rate float64) 
 	}
 	if ahead < 0 || rate < 0 {
 		l.during(&l.slow, wrong)
+		l.mu.Lock()
+		l.slow[len(l.slow)-1].end += lastReading
+		l.mu.Unlock()
 	} else {
 		wrong()
 	}
