@@ -12,11 +12,16 @@ import (
 	"github.com/onced/onced/chaos/history"
 )
 
+// keyTimeout bounds the search for an order of the calls on one key. With many
+// calls that were not answered it can take very long; the run's own rules, which
+// need no search, have judged those keys too.
+const keyTimeout = 250 * time.Millisecond
+
 // Check holds the history of a run against the rules and the model of package
 // check, which know nothing of the simulation. It must be called outside of the
 // bubble, since it goes by true time.
 func Check(ctx context.Context, r *Report) {
-	v := check.Judge(ctx, r.History, check.Options{Margin: history.Span(r.Margin), MinCalls: 1})
+	v := check.Judge(ctx, r.History, check.Options{Margin: history.Span(r.Margin), KeyTimeout: keyTimeout, MinCalls: 1})
 	for _, f := range v.Findings {
 		s := f.Rule + ": " + f.Key.String() + ": " + f.What
 		for _, c := range f.Calls {
