@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -92,6 +93,11 @@ func (l *lane) somebody() *host {
 	return l.host(chosen)
 }
 
+// misled is the host whose clock goes wrong, the same throughout a run: what it
+// showed may count on in a leader that has not heard it since, and with another
+// one wrong beside it no majority would be right.
+func (l *lane) misled() *host { return l.host(int(l.o.Seed % nodes)) }
+
 // two hosts, in an order by chance.
 func (l *lane) two() (a, b string) {
 	i := l.dice.n(nodes)
@@ -117,6 +123,8 @@ const lastReading = 700 * time.Millisecond
 
 // wrongClock sets a clock wrong for a while.
 func (l *lane) wrongClock(f *Fault, h *host, ahead time.Duration, rate float64) {
+	f.Target = fmt.Sprintf("%s by %v and %+.2f", h.name, ahead, rate)
+	l.trace.add("the clock of %s is wrong", f.Target)
 	wrong := func() {
 		h.clock.set(ahead, rate, f)
 		l.hold(100*time.Millisecond, 2*time.Second)
@@ -177,14 +185,12 @@ var between = []kind{
 		f.bites.Add(int64(l.net.reset(func(from, to string) bool { return from == a && to == b || from == b && to == a })))
 	}, false},
 	{"clock-step", 8, func(l *lane, f *Fault) {
-		h := l.somebody()
-		f.Target = h.name
+		h := l.misled()
 		by := []time.Duration{-time.Hour, -time.Second, time.Second, time.Hour, 25 * time.Hour}[l.dice.n(5)]
 		l.wrongClock(f, h, by, 0)
 	}, false},
 	{"clock-drift", 5, func(l *lane, f *Fault) {
-		h := l.somebody()
-		f.Target = h.name
+		h := l.misled()
 		l.wrongClock(f, h, 0, 2*l.dice.float()-1)
 	}, false},
 }
@@ -294,6 +300,9 @@ func (l *lane) replace(f *Fault, lose func(*host)) {
 	place := l.dice.n(nodes)
 	old := l.host(place)
 	f.Target = old.name
+	if !l.agreed() {
+		return
+	}
 	old.crash(false)
 	if lose == nil {
 		if !old.disk.spoil() {
@@ -327,6 +336,45 @@ func (l *lane) replace(f *Fault, lose func(*host)) {
 	}
 	old.crash(false)
 	l.takePlace(place, old)
+}
+
+// agreed waits a while until every node has applied the same member table, all
+// of it, and reports whether that came about: a disk is lost for good only then.
+// Before, the last change of members may be known to the one that is lost alone.
+func (l *lane) agreed() bool {
+	for range 100 {
+		if l.allReady() && l.sameMembers() {
+			return true
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return false
+}
+
+func (l *lane) sameMembers() bool {
+	first := ""
+	for _, h := range l.all() {
+		p := h.up()
+		if p == nil {
+			return false
+		}
+		names := ""
+		for _, m := range p.node.Meta().Members {
+			names += m.Id + " "
+		}
+		if first == "" {
+			first = names
+		}
+		if names != first {
+			return false
+		}
+	}
+	for _, h := range l.all() {
+		if !strings.Contains(first, h.name+" ") {
+			return false
+		}
+	}
+	return strings.Count(first, " ") == nodes
 }
 
 // takePlace removes old and adds a new host in its place.
