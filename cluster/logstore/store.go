@@ -32,7 +32,7 @@ type Options struct {
 	// CacheEntries is how many of the newest entries are kept in memory.
 	// Default 512.
 	CacheEntries int
-	// SegmentBytes is the size of a file of the wal kind. Default 64 MiB.
+	// SegmentBytes is the size of a file of the wal kind. Default 16 MiB.
 	SegmentBytes int
 	// FS holds the files of the wal kind. Default: the disk.
 	FS types.VFS
@@ -51,7 +51,7 @@ func (o Options) withDefaults() Options {
 		o.CacheEntries = 512
 	}
 	if o.SegmentBytes == 0 {
-		o.SegmentBytes = 64 << 20
+		o.SegmentBytes = 16 << 20
 	}
 	if o.HangLimit == 0 {
 		o.HangLimit = 10 * time.Second

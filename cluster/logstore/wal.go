@@ -26,20 +26,30 @@ func openWAL(dir string, o Options) (Backend, error) {
 	if o.FS == nil {
 		o.FS = diskFS()
 	}
-	w, err := wal.Open(dir,
-		wal.WithMetaStore(&segments{dir: dir}),
-		wal.WithSegmentFiler(segment.NewFiler(dir, privateFS{o.FS})),
-		wal.WithSegmentSize(o.SegmentBytes),
-		wal.WithLogger(o.Log))
+	files, err := newZeroed(privateFS{o.FS}, dir, o.SegmentBytes, o.Log)
 	if err != nil {
 		return nil, err
 	}
-	return walLog{w}, nil
+	w, err := wal.Open(dir,
+		wal.WithMetaStore(&segments{dir: dir}),
+		wal.WithSegmentFiler(segment.NewFiler(dir, files)),
+		wal.WithSegmentSize(o.SegmentBytes),
+		wal.WithLogger(o.Log))
+	if err != nil {
+		return nil, errors.Join(err, files.close())
+	}
+	return walLog{w, files}, nil
 }
 
 // walLog is raft-wal's log, less what was deleted from its beginning: the
 // library goes on returning that as long as it is in the file in use.
-type walLog struct{ *wal.WAL }
+type walLog struct {
+	*wal.WAL
+	files *zeroed
+}
+
+// Close closes the log and ends what is made ready for it.
+func (w walLog) Close() error { return errors.Join(w.WAL.Close(), w.files.close()) }
 
 func (w walLog) GetLog(index uint64, log *raft.Log) error {
 	first, err := w.FirstIndex()
