@@ -63,7 +63,7 @@ func keyPath(key, verb string) string {
 // none, if it dies meanwhile, or if the client does not wait any longer.
 func (w *world) send(h *host, r request) *answer {
 	p := h.up()
-	if p == nil || isClosed(p.shut) {
+	if p == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), clientTimeout)
@@ -89,7 +89,9 @@ func (w *world) send(h *host, r request) *answer {
 	}
 	rec := &recorder{header: http.Header{}}
 	done := make(chan struct{})
-	p.inHand.Add(1)
+	if !p.take() {
+		return nil
+	}
 	w.running.Go(func() {
 		defer close(done)
 		defer p.inHand.Done()

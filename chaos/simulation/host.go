@@ -44,8 +44,9 @@ type process struct {
 	once    sync.Once
 	closing sync.Once
 
+	intake sync.Mutex     // guards shut against inHand
 	inHand sync.WaitGroup // requests
-	shut   chan struct{}  // closed when no more are taken
+	shut   bool           // no more are taken
 	ended  chan struct{}  // closed when nothing of it runs any more
 }
 
@@ -139,7 +140,7 @@ func (h *host) start() error {
 	if h.up() != nil {
 		return nil
 	}
-	p := &process{host: h, disk: h.disk, dead: make(chan struct{}), ended: make(chan struct{}), shut: make(chan struct{})}
+	p := &process{host: h, disk: h.disk, dead: make(chan struct{}), ended: make(chan struct{})}
 	w := h.world
 	cfg := cluster.Config{
 		NodeID: h.name, DataDir: h.name, RaftAddr: h.addr, HTTPAddr: h.name + ":80", Join: h.join,
@@ -220,6 +221,16 @@ func (p *process) die(power bool) (lost, broken int, died bool) {
 	return lost, broken, died
 }
 
+// take counts a request in, unless the process takes no more.
+func (p *process) take() bool {
+	p.intake.Lock()
+	defer p.intake.Unlock()
+	if !p.shut {
+		p.inHand.Add(1)
+	}
+	return !p.shut
+}
+
 // stop ends the process as SIGTERM does.
 func (h *host) stop() error {
 	p := h.up()
@@ -229,7 +240,9 @@ func (h *host) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	err := p.node.Drain(ctx)
-	close(p.shut)
+	p.intake.Lock()
+	p.shut = true
+	p.intake.Unlock()
 	p.inHand.Wait()
 	p.close()
 	p.die(false)

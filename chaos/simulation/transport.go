@@ -144,6 +144,12 @@ func (t *raftTransport) call(target raft.ServerAddress, request any, content []b
 	if err := t.admit(target); err != nil {
 		return nil, err
 	}
+	if r, ok := request.(*raft.AppendEntriesRequest); ok {
+		// Raft uses its own again once the call has returned, and a double may
+		// still be on its way then.
+		sent := *r
+		request = &sent
+	}
 	to := hostOf(string(target))
 	there := t.net.fate(t.host.name, to)
 	if !t.wait(there.delay) {
