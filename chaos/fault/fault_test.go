@@ -21,7 +21,7 @@ import (
 )
 
 // kinds are the faults that are done: a few, for all take some minutes.
-var kinds = flag.String("kinds", "partition-clients-reach-leader,clock-step,wipe-follower,kill-node+reorder",
+var kinds = flag.String("kinds", "partition-clients-reach-leader,kill-node+reorder",
 	"faults to do one after the other, with commas between; or all")
 
 var buildDir string

@@ -46,6 +46,7 @@ func TestKillingTheLeaderUnderLoadFailsNoRequestOfTheOthers(t *testing.T) {
 }
 
 func TestStoppingAnyNodeUnderLoadFailsNoRequestOfTheOthers(t *testing.T) {
+	t.Parallel()
 	c := startProcesses(t, 3)
 	for i := range c.nodes {
 		l := c.load(8, c.others(i)...)
@@ -77,6 +78,7 @@ func TestStoppingAnyNodeUnderLoadFailsNoRequestOfTheOthers(t *testing.T) {
 }
 
 func TestWithAMajorityGoneNewKeysGet503AndCompletedOnesAreReplayed(t *testing.T) {
+	t.Parallel()
 	c := startProcesses(t, 3, "--request-timeout", "2s")
 	first := c.mustCreate(0, "kept", `1`)
 	c.eventually("every node to have applied it", func() bool {
@@ -138,6 +140,7 @@ func TestKillingAllNodesAtOnceUnderLoadLosesNoAnswer(t *testing.T) {
 }
 
 func TestANodeKilledWhileWritingCatchesUpAndIsRight(t *testing.T) {
+	t.Parallel()
 	c := startProcesses(t, 3)
 	follower := c.others(c.leader())[0]
 	l := c.load(8, c.others(follower)...)
@@ -180,6 +183,7 @@ func TestAPausedLeaderIsReplacedAndServesNothingStaleWhenItWakes(t *testing.T) {
 }
 
 func TestAWipedNodeIsRefusedAndNothingAcknowledgedIsLost(t *testing.T) {
+	t.Parallel()
 	c := startProcesses(t, 3)
 	// n3 is down while 5 keys are acknowledged by n1 and n2 alone; then n2
 	// loses its disk, and n1 goes: n2 and n3 must not make a majority.

@@ -92,6 +92,7 @@ func (n *networked) sameEverywhere(path, key, body string) {
 func eachCut(t *testing.T, test func(t *testing.T, n *networked, holder int, rest []int)) {
 	for _, role := range []string{"leader", "follower"} {
 		t.Run(role, func(t *testing.T) {
+			t.Parallel() // each mostly waits
 			n := startNetworked(t, retryRoute, "--gateway-lease", "3s", "--request-timeout", "2s")
 			holder := n.leader()
 			if role == "follower" {
@@ -137,6 +138,7 @@ func TestAHolderThatItsPeersLostBlocksTheKeyAndCompletesItWhenHealed(t *testing.
 func TestAHolderThatItsPeersLostIsTakenOverAndFenced(t *testing.T) {
 	for name, healFirst := range map[string]bool{"it learns its outcome while cut off": false, "it learns its outcome when healed": true} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			eachCut(t, func(t *testing.T, n *networked, holder int, rest []int) {
 				const path, key = "/held/retry/a", "order-1"
 				first := n.holding(holder, path, key)

@@ -87,6 +87,7 @@ func TestAClientThatHangsUpLeavesARunThatIsRecorded(t *testing.T) {
 func eachHolder(t *testing.T, test func(t *testing.T, g *gated, holder int, rest []int)) {
 	for _, role := range []string{"leader", "follower"} {
 		t.Run(role, func(t *testing.T) {
+			t.Parallel() // each mostly waits
 			g := startGated(t, 3, retryRoute, "--gateway-lease", "3s")
 			holder := g.leader()
 			if role == "follower" {
@@ -188,6 +189,7 @@ func TestAPausedHolderThatNoOneFollowedCompletesWhenItWakes(t *testing.T) {
 func TestAHolderThatIsCutOffAnswers504AndItsOutcomeIsCommittedLater(t *testing.T) {
 	for _, role := range []string{"leader", "follower"} {
 		t.Run(role, func(t *testing.T) {
+			t.Parallel() // each mostly waits
 			g := startGated(t, 3, "", "--request-timeout", "2s")
 			const path, key = "/held/a", "order-1"
 			holder := g.leader()

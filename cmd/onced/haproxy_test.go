@@ -372,6 +372,7 @@ func (l *traffic) allStand() {
 }
 
 func TestANodeThatDiesBehindHAProxyFailsNoKeyedRequest(t *testing.T) {
+	t.Parallel()
 	const clients = 12
 	s := startService(t)
 	for _, round := range []string{"leader", "follower"} {
@@ -397,6 +398,7 @@ func TestANodeThatDiesBehindHAProxyFailsNoKeyedRequest(t *testing.T) {
 }
 
 func TestANodeThatIsStoppedBehindHAProxyLeavesNoOutcomeUnknown(t *testing.T) {
+	t.Parallel()
 	s := startService(t)
 	for i := range s.nodes {
 		l := s.traffic(s.nodes[i].id, 12)
