@@ -234,19 +234,31 @@ func TestACommandWaitsForALeaderAndOutlivesItsLoss(t *testing.T) {
 	c.awaitReady()
 }
 
-func TestWithoutAMajorityAClaimIsUnavailableAndRunsNothing(t *testing.T) {
+func TestWithoutAMajorityNothingIsAnsweredAndNothingRuns(t *testing.T) {
 	c := startCluster(t, 3, func(cfg *Config) { cfg.RequestTimeout = time.Second })
-	c.stop(1)
-	c.stop(2)
-	if _, err := c.nodes[0].Begin(t.Context(), claimOf("during", "", time.Hour, fsm.OnLapse_BLOCK), 0); !errors.Is(err, ErrUnavailable) {
+	at := c.leader()
+	held := c.begin(at, claimOf("held", "", time.Hour, fsm.OnLapse_BLOCK), 0, fsm.Code_GRANTED)
+	lost := []int{(at + 1) % 3, (at + 2) % 3}
+	for _, i := range lost {
+		c.stop(i)
+	}
+	// For a moment it leads still, and has no answer that is not committed.
+	o, err := c.nodes[at].Propose(t.Context(), &fsm.Command{
+		Kind: fsm.Kind_COMPLETE, Namespace: "default", Key: "held", Fence: held.Record.Fence, Response: fsm.NewResponse(200, nil, nil),
+	})
+	if !errors.Is(err, ErrUnavailable) {
+		t.Errorf("completion without a majority: %v %v, want ErrUnavailable", o.GetCode(), err)
+	}
+	if _, err := c.nodes[at].Begin(t.Context(), claimOf("during", "", time.Hour, fsm.OnLapse_BLOCK), 0); !errors.Is(err, ErrUnavailable) {
 		t.Fatalf("claim without a majority: %v, want ErrUnavailable", err)
 	}
-	c.start(1)
-	c.start(2)
+	for _, i := range lost {
+		c.start(i)
+	}
 	c.awaitReady()
 	// Whatever became of it in the log, in the end nobody holds it.
 	eventually(t, "the unused grant to be released", func() bool {
-		rec := c.read(1, "during")
+		rec := c.read(lost[0], "during")
 		return rec == nil
 	})
 }
