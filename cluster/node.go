@@ -207,16 +207,16 @@ func (n *Node) start() {
 
 func (n *Node) startRaft() error {
 	logger := raftLogger(n.log)
-	n.raftTrans = transport{n.ground.RaftTransport(n.peers.RaftLayer(), logger), n.logs.Stalled}
+	n.raftTrans = newTransport(n.ground.RaftTransport(n.peers.RaftLayer(), logger), n.logs.Stalled)
 	if err := n.checkStarted(n.stable); err != nil {
-		return err
+		return errors.Join(err, n.raftTrans.Close())
 	}
 	if err := n.bootstrap(n.stable, logger); err != nil {
-		return err
+		return errors.Join(err, n.raftTrans.Close())
 	}
 	r, err := raft.NewRaft(raftConfig(n.cfg, logger), n.state, n.logs, n.stable, n.state, n.raftTrans)
 	if err != nil {
-		return fmt.Errorf("start raft: %w", err)
+		return errors.Join(fmt.Errorf("start raft: %w", err), n.raftTrans.Close())
 	}
 	n.raft = r
 	return nil

@@ -32,6 +32,11 @@ const maxStall = 500 * time.Millisecond
 type transport struct {
 	RaftTransport
 	stalled func() time.Duration
+	intake  *intake
+}
+
+func newTransport(t RaftTransport, stalled func() time.Duration) transport {
+	return transport{t, stalled, newIntake(t.Consumer())}
 }
 
 // Pre-vote is silently off where a transport lacks this.
@@ -41,6 +46,15 @@ var (
 )
 
 var errStalled = errors.New("log disk hangs: heartbeat withheld")
+
+// Consumer yields what peers send, less spoilt entries.
+func (t transport) Consumer() <-chan raft.RPC { return t.intake.taken }
+
+// Close closes the transport. It may be called again.
+func (t transport) Close() error {
+	t.intake.close()
+	return t.RaftTransport.Close()
+}
 
 // SetHeartbeatHandler drops the handler.
 func (transport) SetHeartbeatHandler(func(raft.RPC)) {}

@@ -37,3 +37,12 @@ func verify(log *raft.Log, index uint64) error {
 	}
 	return nil
 }
+
+// CheckReceived reports, as ErrCorrupt, that an entry is not what the log that
+// it was sent from holds.
+func CheckReceived(log *raft.Log) error {
+	if err := verify(log, log.Index); err != nil {
+		return fmt.Errorf("entry %d: refused as received: %w", log.Index, err)
+	}
+	return nil
+}

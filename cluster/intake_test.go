@@ -1,0 +1,115 @@
+package cluster
+
+import (
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"github.com/onced/onced/cluster/logstore"
+)
+
+// follower is raft on a log as the product has it, and a leader that sends it
+// whatever a test wants.
+type follower struct {
+	t      *testing.T
+	logs   *logstore.Store
+	leader *raft.InmemTransport
+}
+
+const followerAddr, leaderAddr = "follower:1", "leader:1"
+
+func newFollower(t *testing.T) *follower {
+	t.Helper()
+	cfg := raft.DefaultConfig()
+	cfg.LocalID, cfg.Logger = "follower", hclog.NewNullLogger()
+	cfg.HeartbeatTimeout, cfg.ElectionTimeout = time.Hour, time.Hour // it never stands itself
+	stable, snapshots := raft.NewInmemStore(), raft.NewDiscardSnapshotStore()
+	_, own := raft.NewInmemTransport(followerAddr)
+	_, leader := raft.NewInmemTransport(leaderAddr)
+	leader.Connect(followerAddr, own)
+	f := &follower{t, openLog(t), leader}
+	trans := newTransport(own, f.logs.Stalled)
+	if err := raft.BootstrapCluster(cfg, f.logs, stable, snapshots, trans, raft.Configuration{Servers: []raft.Server{
+		{ID: "follower", Address: followerAddr}, {ID: "leader", Address: leaderAddr},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := raft.NewRaft(cfg, &raft.MockFSM{}, f.logs, stable, snapshots, trans)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Shutdown().Error(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func openLog(t *testing.T) *logstore.Store {
+	t.Helper()
+	s, err := logstore.Open(t.TempDir(), "wal", logstore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// entries are what a leader of a term would send after entry 1.
+func entries(t *testing.T, term uint64, data ...string) []*raft.Log {
+	t.Helper()
+	var all []*raft.Log
+	for i, d := range data {
+		all = append(all, &raft.Log{Index: uint64(i) + 2, Term: term, Type: raft.LogCommand, Data: []byte(d)})
+	}
+	if err := openLog(t).StoreLogs(all); err != nil { // which gives them their digests
+		t.Fatal(err)
+	}
+	return all
+}
+
+// send sends entries, as of their term, and reports whether they were taken.
+func (f *follower) send(all []*raft.Log) bool {
+	f.t.Helper()
+	var answer raft.AppendEntriesResponse
+	err := f.leader.AppendEntries("follower", followerAddr, &raft.AppendEntriesRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("leader"), Addr: []byte(leaderAddr)},
+		Term:      all[0].Term, PrevLogEntry: 1, PrevLogTerm: 1, Entries: all,
+	}, &answer)
+	return err == nil && answer.Success
+}
+
+func TestAnEntryThatWasSpoiltOnItsWayIsTakenWhenItComesWhole(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		has   []string // in the term before
+		spoil int
+	}{
+		{"at the end of the log", nil, 0},
+		{"in the place of others", []string{"a", "b", "c"}, 0},
+		{"after one in the place of others", []string{"a", "b", "c"}, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFollower(t)
+			if len(tt.has) > 0 && !f.send(entries(t, 2, tt.has...)) {
+				t.Fatal("entries are refused")
+			}
+			sent := entries(t, 3, "d", "e")
+			whole := sent[tt.spoil].Data
+			sent[tt.spoil].Data = []byte("x")
+			if f.send(sent) {
+				t.Error("an entry is taken that is not what its sender stored")
+			}
+			sent[tt.spoil].Data = whole
+			if !f.send(sent) {
+				t.Fatal("the entries are refused for ever")
+			}
+			if last, err := f.logs.LastIndex(); last != 3 || err != nil {
+				t.Errorf("the log ends with entry %d (%v), want 3", last, err)
+			}
+		})
+	}
+}
