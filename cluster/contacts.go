@@ -5,14 +5,15 @@ import (
 	"time"
 )
 
-// contacts remembers when each peer last answered, and where its clients go.
+// contacts remembers when each peer last answered, and what.
 type contacts struct {
 	mu   sync.Mutex
 	last map[string]contact
 }
 
 type contact struct {
-	httpAddr string
+	httpAddr string // where its clients go
+	applied  uint64
 	at       time.Time
 }
 

@@ -176,9 +176,9 @@ func (n *Node) add(ctx context.Context, req adminRequest) error {
 	}
 	id, addr := raft.ServerID(req.ID), raft.ServerAddress(req.Addr)
 	if req.Voter {
-		return n.changed(ctx, n.raft.AddVoter(id, addr, 0, adminTimeout))
+		return n.change(ctx, n.raft.AddVoter(id, addr, 0, adminTimeout))
 	}
-	return n.changed(ctx, n.raft.AddNonvoter(id, addr, 0, adminTimeout))
+	return n.change(ctx, n.raft.AddNonvoter(id, addr, 0, adminTimeout))
 }
 
 // mayAdd says why the node that answers at the address may not be added, before
@@ -242,12 +242,12 @@ func (n *Node) remove(ctx context.Context, id string) error {
 		return fmt.Errorf("%w: %s is the last node", ErrConflict, id)
 	case id == n.cfg.NodeID:
 		// Who removes itself hears of nothing any more, so another does it.
-		if err := n.changed(ctx, n.raft.LeadershipTransfer()); err != nil {
+		if err := changed(n.handOver(ctx, "")); err != nil {
 			return err
 		}
 		return errMoved
 	}
-	if err := n.changed(ctx, n.raft.RemoveServer(raft.ServerID(id), 0, adminTimeout)); err != nil {
+	if err := n.change(ctx, n.raft.RemoveServer(raft.ServerID(id), 0, adminTimeout)); err != nil {
 		return err
 	}
 	return n.commitMember(ctx, fsm.Kind_DISMISS, member)
@@ -255,7 +255,7 @@ func (n *Node) remove(ctx context.Context, id string) error {
 
 func (n *Node) transfer(ctx context.Context, to string) error {
 	if to == "" {
-		return n.changed(ctx, n.raft.LeadershipTransfer())
+		return changed(n.handOver(ctx, ""))
 	}
 	for _, s := range n.servers() {
 		switch {
@@ -266,14 +266,18 @@ func (n *Node) transfer(ctx context.Context, to string) error {
 		case s.Suffrage != raft.Voter:
 			return fmt.Errorf("%w: %s is no voter", ErrConflict, to)
 		}
-		return n.changed(ctx, n.raft.LeadershipTransferToServer(s.ID, s.Address))
+		return changed(n.handOver(ctx, s.ID))
 	}
 	return fmt.Errorf("%w: %s", ErrUnknownNode, to)
 }
 
-// changed waits for a change of raft's.
-func (n *Node) changed(ctx context.Context, f raft.Future) error {
-	err := awaitContext(ctx, f, n.stopped)
+// change waits for a change of raft's.
+func (n *Node) change(ctx context.Context, f raft.Future) error {
+	return changed(awaitContext(ctx, f, n.stopped))
+}
+
+// changed judges what raft, or the wait for it, said of a change.
+func changed(err error) error {
 	if err == nil {
 		return nil
 	}

@@ -47,6 +47,7 @@ type Node struct {
 	clockHeard chan struct{} // depth 1: a peer's clock was read
 	pinging    inHand
 	contacts   contacts
+	handovers  handovers
 	waiters    waiters
 	progress   progress
 	ready      readiness
@@ -108,6 +109,7 @@ func newNode(cfg Config) *Node {
 		clockHeard: make(chan struct{}, 1),
 		pinging:    inHand{ids: map[string]bool{}},
 		contacts:   contacts{last: map[string]contact{}},
+		handovers:  handovers{tried: map[raft.ServerID]try{}},
 		waiters:    waiters{keys: map[fsm.Key]map[chan struct{}]struct{}{}},
 		progress:   progress{waiting: map[chan struct{}]uint64{}},
 		leadership: leadership{changed: make(chan struct{})},
@@ -343,7 +345,7 @@ func (n *Node) Drain(ctx context.Context) error {
 		if n.raft.State() != raft.Leader || len(n.servers()) == 1 || ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err = awaitContext(ctx, n.raft.LeadershipTransfer(), n.stopped); err == nil {
+		if err = n.handOver(ctx, ""); err == nil {
 			return nil
 		}
 	}

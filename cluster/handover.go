@@ -1,0 +1,102 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// handovers remembers to whom this node has tried in vain to hand leadership.
+//
+// It is what keeps hashicorp/raft v1.7.3, leadershipTransfer, from blocking for
+// ever. That function asks the goroutine that replicates to the target to catch
+// up, through a channel of depth 1, and does not look meanwhile whether it is to
+// stop. A try that timed out may have left its request there, and a second then
+// waits until that is taken: in a backoff, or behind an RPC that hangs. All that
+// time this leader refuses every entry. If it steps down meanwhile nobody takes
+// the request any more, the transfer counts as in progress for ever, and entries
+// are refused whenever this node leads again.
+//
+// A first try always finds room: the channel is made anew in each term. So in a
+// term nobody is tried twice, unless long after.
+type handovers struct {
+	mu    sync.Mutex
+	tried map[raft.ServerID]try
+}
+
+type try struct {
+	term uint64
+	at   time.Time // when it ended, or began if it has not
+}
+
+// handOverAgain is when the request of a try that failed has been taken, even by
+// a goroutine that was in raft's longest backoff (10 s) and then in an RPC (5 s).
+const handOverAgain = 20 * time.Second
+
+// begin reports whether id may be tried in a term.
+func (h *handovers) begin(id raft.ServerID, term uint64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if last, ok := h.tried[id]; ok && last.term == term && time.Since(last.at) < handOverAgain {
+		return false
+	}
+	h.tried[id] = try{term, time.Now()}
+	return true
+}
+
+// end takes in how a try of id ended, and in which term.
+func (h *handovers) end(id raft.ServerID, term uint64, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err == nil || errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipTransferInProgress) {
+		delete(h.tried, id) // it left nothing, or was none
+		return
+	}
+	h.tried[id] = try{term, time.Now()}
+}
+
+var (
+	errTried  = fmt.Errorf("leadership could not be handed on a moment ago: name another voter, or try again in %v", handOverAgain)
+	errNoHeir = errors.New("there is no other voter")
+)
+
+// handOver hands leadership to the voter to, or with to "" to the best heir that
+// was not tried already. The error is raft's.
+func (n *Node) handOver(ctx context.Context, to raft.ServerID) error {
+	heirs := n.heirs()
+	if len(heirs) == 0 {
+		return errNoHeir
+	}
+	for _, heir := range heirs {
+		if to != "" && heir.ID != to || !n.handovers.begin(heir.ID, n.raft.CurrentTerm()) {
+			continue
+		}
+		err := awaitContext(ctx, n.raft.LeadershipTransferToServer(heir.ID, heir.Address), n.stopped)
+		n.handovers.end(heir.ID, n.raft.CurrentTerm(), err)
+		return err
+	}
+	return errTried
+}
+
+// heirs are the other voters: first those that answer, and of these first those
+// that are furthest along.
+func (n *Node) heirs() []raft.Server {
+	heirs := slices.DeleteFunc(slices.Clone(n.servers()), func(s raft.Server) bool {
+		return s.Suffrage != raft.Voter || string(s.ID) == n.cfg.NodeID
+	})
+	rank := func(s raft.Server) uint64 {
+		last := n.contacts.get(string(s.ID))
+		if time.Since(last.at) > pingTimeout+pingEvery {
+			return 0
+		}
+		return last.applied + 1
+	}
+	slices.SortStableFunc(heirs, func(a, b raft.Server) int { return cmp.Compare(rank(b), rank(a)) })
+	return heirs
+}

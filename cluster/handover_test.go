@@ -1,0 +1,85 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/onced/onced/cluster/logstore"
+	"github.com/onced/onced/fsm"
+)
+
+func TestNobodyIsTriedTwiceInATermUnlessLongAfter(t *testing.T) {
+	timeout := errors.New("leadership transfer timeout")
+	for _, tt := range []struct {
+		name string
+		err  error // of the first try, in term 1
+		term uint64
+		wait time.Duration
+		want bool
+	}{
+		{"after a failure", timeout, 1, 0, false},
+		{"after one whose end nobody waited for", context.Canceled, 1, 0, false},
+		{"a while after a failure", timeout, 1, handOverAgain - time.Nanosecond, false},
+		{"long after a failure", timeout, 1, handOverAgain, true},
+		{"in another term", timeout, 2, 0, true},
+		{"after a success", nil, 1, 0, true},
+		{"after one that did not begin, with another under way", raft.ErrLeadershipTransferInProgress, 1, 0, true},
+		{"after one that did not begin, as another led", raft.ErrNotLeader, 1, 0, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := handovers{tried: map[raft.ServerID]try{}}
+				if !h.begin("n2", 1) {
+					t.Fatal("the first try is refused")
+				}
+				if h.begin("n2", 1) {
+					t.Error("a second try is let begin before the first has ended")
+				}
+				time.Sleep(time.Minute) // the try takes its time
+				h.end("n2", 1, tt.err)
+				if !h.begin("n3", 1) {
+					t.Error("another heir is refused")
+				}
+				time.Sleep(tt.wait)
+				if got := h.begin("n2", tt.term); got != tt.want {
+					t.Errorf("the second try may begin: %v, want %v", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// What the heir is sent is not answered, for its disk hangs. A second transfer
+// to it would wait in raft, and for ever once the leader has stepped down.
+func TestALeaderThatCouldNotHandLeadershipOnTakesEntriesWhenItLeadsAgain(t *testing.T) {
+	disks := hangingDisks(3)
+	c := startCluster(t, 3, func(cfg *Config) {
+		cfg.logOptions = logstore.Options{FS: disks[cfg.NodeID], HangLimit: time.Hour}
+	})
+	at := c.leader()
+	leader, heir, other := c.nodes[at], (at+1)%3, (at+2)%3
+	disk := disks[c.peers[heir].ID]
+	disk.freeze(t)
+	c.begin(at, claimOf("k1", "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED)
+	disk.awaitHeld(t)
+
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for _, try := range []string{"first", "second"} {
+		if err := leader.Transfer(ctx, c.peers[heir].ID); !errors.Is(err, ErrConflict) {
+			t.Errorf("the %s transfer to a node that hangs: %v, want ErrConflict", try, err)
+		}
+	}
+
+	c.stop(other) // and the majority is gone
+	eventually(t, "the leader to step down", func() bool { return leader.raft.State() != raft.Leader })
+	disk.thaw()
+	c.start(other)
+	c.handOver(at)
+	c.begin(at, claimOf("k2", "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED)
+}
