@@ -32,7 +32,7 @@ func TestStampIsTheHighestTimeThatAMajorityHasReached(t *testing.T) {
 				for id, skew := range tt.peers {
 					c.read(id, now.Add(skew).UnixMilli())
 				}
-				time.Sleep(7 * time.Second) // readings run on by themselves
+				time.Sleep(lately) // readings run on by themselves
 				got, ok := c.stamp()
 				if ok != tt.ok {
 					t.Fatalf("stamp ok = %v, want %v", ok, tt.ok)
@@ -79,6 +79,63 @@ func TestAVoterThatIsAwayIsWhereClusterTimeWas(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestAClockThatIsNotHeardAnyMoreCountsForAWhileOnly(t *testing.T) {
+	const hour = time.Hour
+	for _, tt := range []struct {
+		name string
+		own  time.Duration // of the leader's clock from true time, later on
+		was  time.Duration // of the clock that is not heard any more
+		b    bool          // the other is heard
+	}{
+		{"it was ahead, and the leader's goes ahead later", hour, hour, true},
+		{"it was behind, and the leader's falls behind later", -hour, -hour, true},
+		{"nobody is heard, and the leader's goes ahead", hour, 0, false},
+		{"nobody is heard, and the leader's falls behind", -hour, 0, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				own := time.Duration(0)
+				c := newClock("a", func() time.Time { return time.Now().Add(own) })
+				c.setVoters([]string{"a", "b", "gone"})
+				c.read("gone", time.Now().Add(tt.was).UnixMilli())
+				c.read("b", time.Now().UnixMilli())
+				began := time.Now()
+				for time.Since(began) < time.Hour { // as the leader does
+					if tt.b {
+						c.read("b", time.Now().UnixMilli())
+					}
+					got, ok := c.stamp()
+					if off := time.Duration(got-time.Now().UnixMilli()) * time.Millisecond; !ok || off != 0 {
+						t.Fatalf("after %v stamp is %v from true time (%v)", time.Since(began), off, ok)
+					}
+					c.hear(got)
+					time.Sleep(pingEvery + 700*time.Microsecond)
+					if time.Since(began) > 10*time.Second {
+						own = tt.own
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestAfterAStartAVoterThatIsAwayIsWhereTheLastEntryWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClock("a", time.Now)
+		c.setVoters([]string{"a", "b", "away"})
+		c.applied(time.Now().Add(-time.Minute).UnixMilli())
+		time.Sleep(time.Second)
+		if _, ok := c.stamp(); ok {
+			t.Error("stamp has a time before a majority was heard")
+		}
+		c.read("b", time.Now().Add(-time.Hour).UnixMilli())
+		if got, ok := c.stamp(); !ok || got != time.Now().Add(-time.Minute).UnixMilli() {
+			t.Errorf("stamp is %v from true time (%v), want a minute behind: a clock an hour behind holds time back",
+				time.Duration(got-time.Now().UnixMilli())*time.Millisecond, ok)
+		}
+	})
 }
 
 func TestANewTermForgetsTheClocksOfTheLast(t *testing.T) {

@@ -142,6 +142,7 @@ func (n *Node) open(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	n.clock.applied(n.state.Meta().Time)
 	c.logOptions.OnFatal = n.fail
 	n.logs, err = n.ground.Log(c.logOptions)
 	if err != nil {
