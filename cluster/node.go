@@ -210,7 +210,7 @@ func (n *Node) start() {
 
 func (n *Node) startRaft() error {
 	logger := raftLogger(n.log)
-	n.raftTrans = newTransport(n.ground.RaftTransport(n.peers.RaftLayer(), logger), n.logs.Stalled)
+	n.raftTrans = newTransport(n.ground.RaftTransport(foresight{n.peers.RaftLayer(), n}, logger), n.logs.Stalled)
 	if err := n.checkStarted(n.stable); err != nil {
 		return errors.Join(err, n.raftTrans.Close())
 	}

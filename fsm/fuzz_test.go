@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/cespare/xxhash/v2"
@@ -31,12 +32,16 @@ func FuzzEntry(f *testing.F) {
 		binary.BigEndian.PutUint64(data[1:], xxhash.Sum64(data[headerSize:]))
 		for _, r := range []*rig{newUnboundRig(t), furnished(t)} {
 			before := r.hash()
+			foreseen, unforeseen := Foresee(r.Meta(), data)
 			applied, err := r.Apply([]LogEntry{{Index: 1000, Term: 1, Data: data}})
 			if err != nil {
 				if !errors.Is(err, ErrUndecodable) || applied.Outcomes != nil || r.hash() != before {
 					t.Fatalf("Apply says %v", err)
 				}
 				continue
+			}
+			if m := r.Meta(); unforeseen != nil || foreseen.Time != m.Time || !slices.EqualFunc(foreseen.Members, m.Members, sameMember) {
+				t.Errorf("%v was foreseen (%v), and came to be %v", foreseen, unforeseen, m)
 			}
 			for _, o := range applied.Outcomes[0] {
 				if o.Code == Code_CODE_NONE {

@@ -48,6 +48,35 @@ func (t *transaction) dismiss(c *Command) *Outcome {
 	return done()
 }
 
+// Foresee returns meta with the time and the members that it will have once an
+// entry's payload is applied, and changes nothing. The error is that of Apply.
+// It serves a node that has stored an entry, and cannot know yet that it is
+// committed, but must reach those whom it admits.
+func Foresee(meta *Meta, data []byte) (*Meta, error) {
+	time, commands, err := decodeEntry(data)
+	if err != nil {
+		return nil, err
+	}
+	next := &Meta{
+		ClusterId: meta.ClusterId, Members: slices.Clone(meta.Members),
+		Time: min(max(meta.Time, time), maxTime), AppliedIndex: meta.AppliedIndex,
+	}
+	t := &transaction{meta: next}
+	for _, b := range commands {
+		c, err := decodeCommand(b)
+		if err != nil {
+			return nil, err
+		}
+		switch c.Kind {
+		case Kind_BIND, Kind_ADMIT, Kind_DISMISS:
+			if _, err := t.judge(c); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return next, nil
+}
+
 func (t *transaction) member(id string) int {
 	return slices.IndexFunc(t.meta.Members, func(m *Member) bool { return m.Id == id })
 }

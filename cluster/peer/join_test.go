@@ -5,6 +5,8 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/onced/onced/fsm"
 )
 
@@ -63,6 +65,42 @@ func TestWaitingNodeIsAskedAndAdmitted(t *testing.T) {
 	if got, table := n4.t.Roster(); string(got) != string(cluster) || len(table) != 4 || !n4.t.Joined() {
 		t.Errorf("after a restart n4 belongs to %x with %v", got, table)
 	}
+}
+
+func TestAMemberThatIsExpectedIsReachedBeforeTheTableHasIt(t *testing.T) {
+	s := formedSite(t)
+	n1, n2, n4 := s.nodes["n1"], s.nodes["n2"], s.joiner("n4", s.nodes["n2"])
+	cluster, three := n1.t.Roster()
+	if err := n1.t.Admit(n1.ctx(), n4.addr, cluster, s.tableWith(n4)); err != nil {
+		t.Fatal(err)
+	}
+	dial := func() error {
+		c, err := n2.t.RaftLayer().Dial(raft.ServerAddress(n4.addr), patience)
+		if err == nil {
+			err = c.Close()
+		}
+		return err
+	}
+	n4.t.RaftLayer() // takes connections from now on
+	if n2.t.Knows(n4.addr) {
+		t.Error("n2 knows n4 before it was told")
+	}
+	wantError(t, dial(), "no member of this cluster has that address")
+
+	wiped := n4.member()
+	wiped.Incarnation = tag{9}.bytes()
+	if err := n2.t.Expect(n4.member()); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, n2.t.Expect(wiped), "listed twice")
+	if !n2.t.Knows(n4.addr) {
+		t.Error("n2 does not know n4, which it expects")
+	}
+	if err := dial(); err != nil {
+		t.Error(err)
+	}
+	n2.t.SetMembers(cluster, three, 7) // it was not to be
+	wantError(t, dial(), "no member of this cluster has that address")
 }
 
 func TestAdmissionIsRefusedWithItsReason(t *testing.T) {

@@ -1,12 +1,14 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -144,6 +146,29 @@ func (t *Transport) SetMembers(clusterID []byte, members []*fsm.Member, index ui
 	for _, c := range left {
 		_ = c.Conn.Close() // its user closes c itself
 	}
+}
+
+// Knows tells whether the table in force has a member at addr.
+func (t *Transport) Knows(addr string) bool {
+	_, ok := t.snapshot().roster.at(addr)
+	return ok
+}
+
+// Expect adds m to the table in force, or gives it another address, before the
+// state machine says so: the caller knows that it will. That is not stored, and
+// lasts until SetMembers brings another table.
+func (t *Transport) Expect(m *fsm.Member) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.local.roster
+	next, err := rosterOf(r.Cluster.bytes(), r.Index, append(slices.DeleteFunc(r.fsmMembers(), func(old *fsm.Member) bool {
+		return old.Id == m.Id && bytes.Equal(old.Incarnation, m.Incarnation)
+	}), m))
+	if err != nil {
+		return fmt.Errorf("expect member %s: %w", m.Id, err)
+	}
+	t.local.roster = next
+	return nil
 }
 
 // connsOfThoseThatLeft finds the connections with members of old that are none
