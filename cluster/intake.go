@@ -31,9 +31,12 @@ func (i *intake) run(from <-chan raft.RPC) {
 	for {
 		select {
 		case rpc := <-from:
-			if err := checkEntries(rpc); err != nil {
-				rpc.Respond(&raft.AppendEntriesResponse{}, err)
-				continue
+			if sent, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+				if err := checkEntries(sent); err != nil {
+					rpc.Respond(&raft.AppendEntriesResponse{}, err)
+					continue
+				}
+				boundCommit(sent)
 			}
 			select {
 			case i.taken <- rpc:
@@ -46,17 +49,24 @@ func (i *intake) run(from <-chan raft.RPC) {
 	}
 }
 
-func checkEntries(rpc raft.RPC) error {
-	sent, ok := rpc.Command.(*raft.AppendEntriesRequest)
-	if !ok {
-		return nil
-	}
+func checkEntries(sent *raft.AppendEntriesRequest) error {
 	for _, entry := range sent.Entries {
 		if err := logstore.CheckReceived(entry); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// boundCommit has nothing committed but what the message itself vouches for, up
+// to its last entry, as the rules of Raft have it. hashicorp/raft v1.7.3,
+// appendEntries, commits up to the end of its own log. What stands there may be
+// of another leader and was never committed: a message made before its leader's
+// newest entries, and sent after they were committed elsewhere, would have it
+// applied.
+func boundCommit(sent *raft.AppendEntriesRequest) {
+	last := sent.PrevLogEntry + uint64(len(sent.Entries))
+	sent.LeaderCommitIndex = min(sent.LeaderCommitIndex, last)
 }
 
 // close ends the passing on, and waits for that.

@@ -14,6 +14,7 @@ import (
 // whatever a test wants.
 type follower struct {
 	t      *testing.T
+	raft   *raft.Raft
 	logs   *logstore.Store
 	leader *raft.InmemTransport
 }
@@ -29,7 +30,7 @@ func newFollower(t *testing.T) *follower {
 	_, own := raft.NewInmemTransport(followerAddr)
 	_, leader := raft.NewInmemTransport(leaderAddr)
 	leader.Connect(followerAddr, own)
-	f := &follower{t, openLog(t), leader}
+	f := &follower{t: t, logs: openLog(t), leader: leader}
 	trans := newTransport(own, f.logs.Stalled)
 	if err := raft.BootstrapCluster(cfg, f.logs, stable, snapshots, trans, raft.Configuration{Servers: []raft.Server{
 		{ID: "follower", Address: followerAddr}, {ID: "leader", Address: leaderAddr},
@@ -40,6 +41,7 @@ func newFollower(t *testing.T) *follower {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.raft = r
 	t.Cleanup(func() {
 		if err := r.Shutdown().Error(); err != nil {
 			t.Error(err)
@@ -74,10 +76,16 @@ func entries(t *testing.T, term uint64, data ...string) []*raft.Log {
 // send sends entries, as of their term, and reports whether they were taken.
 func (f *follower) send(all []*raft.Log) bool {
 	f.t.Helper()
+	return f.sendCommitted(all[0].Term, all, 0)
+}
+
+// sendCommitted sends entries, and how far its leader has committed.
+func (f *follower) sendCommitted(term uint64, all []*raft.Log, committed uint64) bool {
+	f.t.Helper()
 	var answer raft.AppendEntriesResponse
 	err := f.leader.AppendEntries("follower", followerAddr, &raft.AppendEntriesRequest{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("leader"), Addr: []byte(leaderAddr)},
-		Term:      all[0].Term, PrevLogEntry: 1, PrevLogTerm: 1, Entries: all,
+		Term:      term, PrevLogEntry: 1, PrevLogTerm: 1, Entries: all, LeaderCommitIndex: committed,
 	}, &answer)
 	return err == nil && answer.Success
 }
@@ -111,5 +119,24 @@ func TestAnEntryThatWasSpoiltOnItsWayIsTakenWhenItComesWhole(t *testing.T) {
 				t.Errorf("the log ends with entry %d (%v), want 3", last, err)
 			}
 		})
+	}
+}
+
+func TestOnlyWhatALeaderSentIsCommitted(t *testing.T) {
+	f := newFollower(t)
+	if !f.send(entries(t, 2, "a", "b", "c")) { // of a leader that was lost
+		t.Fatal("entries are refused")
+	}
+	sent := entries(t, 3, "d", "e")
+	for _, tt := range []struct {
+		sent []*raft.Log
+		want uint64
+	}{{nil, 1}, {sent[:1], 2}, {sent, 3}} {
+		if !f.sendCommitted(3, tt.sent, 3) {
+			t.Fatalf("%d entries are refused", len(tt.sent))
+		}
+		if got := f.raft.CommitIndex(); got != tt.want {
+			t.Errorf("with %d entries sent, those up to %d are committed, want %d", len(tt.sent), got, tt.want)
+		}
 	}
 }
