@@ -49,6 +49,29 @@ func TestOneKey(t *testing.T) {
 			s.claim(0, 10, 1, 1)
 			s.claim(1100, 1110, 2, 2)
 		}, wrong},
+		{"granted afresh to the call that had no answer, where the policy is block", func(s *story) {
+			s.policy = history.Block
+			s.call(history.Claim, 0, 0, nil)
+			a := record("unknown", 2, "")
+			a.Attempt = 2
+			s.get(2300, 2310, a)
+		}, ""},
+		{"granted afresh to a call that had no answer, as no first attempt", func(s *story) {
+			s.policy = history.Block
+			s.claim(0, 10, 1, 1)
+			s.call(history.Claim, 1100, 0, nil)
+			a := record("unknown", 2, "")
+			a.Attempt = 2
+			s.get(2300, 2310, a)
+		}, wrong},
+		{"asked before the record ended, and answered with the next one", func(s *story) {
+			s.claim(0, 10, 1, 1)
+			s.complete(20, 30, 1, "d")
+			s.replay(9990, 10500, 2, "e")
+			s.get(10000, 10005, record("completed", 1, "d"))
+			s.claim(10100, 10110, 2, 1)
+			s.complete(10200, 10210, 2, "e")
+		}, ""},
 		{"unknown where the policy is block", func(s *story) {
 			s.policy = history.Block
 			s.claim(0, 10, 1, 1)

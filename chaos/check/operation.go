@@ -82,6 +82,7 @@ func (o *operation) readOnly() bool {
 func operations(calls []*history.Call, effects []*history.Effect, o Options) []*operation {
 	byCall := map[uint64]*history.Effect{}
 	settled := false // by an operator
+	retaken := 0     // how many attempts there were after the first, at most maxRetaken
 	for _, e := range effects {
 		if e.Where == upstream && byCall[e.Call] == nil {
 			byCall[e.Call] = e
@@ -89,6 +90,9 @@ func operations(calls []*history.Call, effects []*history.Effect, o Options) []*
 	}
 	for _, c := range calls {
 		settled = settled || c.Kind == history.Forget || c.Kind == history.Resolve
+		if c.Answer != nil {
+			retaken = max(retaken, min(c.Answer.Attempt-1, maxRetaken))
+		}
 	}
 	var all []*operation
 	for _, c := range calls {
@@ -102,9 +106,7 @@ func operations(calls []*history.Call, effects []*history.Effect, o Options) []*
 		}
 	}
 	for _, op := range all {
-		if again := op.regrant(o, settled); again != nil {
-			all = append(all, again)
-		}
+		all = append(all, op.regrants(o, settled, retaken)...)
 	}
 	all = slices.DeleteFunc(all, func(op *operation) bool { return op.dropped })
 	slices.SortStableFunc(all, func(a, b *operation) int { return cmp.Compare(a.begin, b.begin) })
@@ -228,12 +230,27 @@ func runEnded(c *history.Call) bool {
 	return c.Answer.Status == 504 || c.Is("upstream-unreachable") || c.Is("upstream-failed") || c.Answer.Problem == "" && !c.Answer.Replayed
 }
 
-// regrant returns what a call may have been granted before what it was answered:
-// the node sends it again by itself, and if its own grant has lapsed meanwhile,
-// or an operator took it away, it is granted afresh.
-func (o *operation) regrant(opt Options, settled bool) *operation {
-	if o.kind != history.Claim && o.kind != history.Create || o.result == unanswered {
+// maxRetaken bounds the search: so many times, and no more, one call may have
+// been granted the claim after the first.
+const maxRetaken = 3
+
+// regrants returns what a call may have been granted beside what it was
+// answered: the node sends it again by itself, and if its own grant has lapsed
+// meanwhile, or an operator took it away, it is granted afresh. What was not
+// answered may have been granted several times so; that is looked into only as
+// far as the attempts that were seen ask for it, since it costs the search a lot.
+func (o *operation) regrants(opt Options, settled bool, retaken int) (all []*operation) {
+	if o.kind != history.Claim && o.kind != history.Create {
 		return nil
+	}
+	if o.result == unanswered {
+		for range retaken {
+			if o.kind == history.Claim {
+				again := *o
+				all = append(all, &again)
+			}
+		}
+		return all
 	}
 	if !settled && (o.kind == history.Create || o.end-o.begin < o.lease-opt.Margin) {
 		return nil
@@ -241,5 +258,5 @@ func (o *operation) regrant(opt Options, settled bool) *operation {
 	again := *o
 	again.result, again.loose, again.dropped = unanswered, 0, false
 	again.fence2, again.attempt, again.digest = 0, 0, ""
-	return &again
+	return []*operation{&again}
 }

@@ -203,8 +203,8 @@ func (j *judgement) sameBytes(k *keyed) {
 				continue
 			}
 			made := madeAt(k, digest)
-			if s.call.End+j.Margin >= ended(made, ttl) || forgotten(k, made, s.call.End) {
-				continue
+			if made > s.call.End || s.call.End+j.Margin >= ended(made, ttl) || forgotten(k, made, s.call.End) {
+				continue // of the later of two answers the call may have begun first
 			}
 			j.find(ruleSameBytes, k.key, "two answers differ within the retention", []*history.Call{f.call, s.call}, nil)
 			return
