@@ -20,8 +20,9 @@ import (
 	"go.uber.org/goleak"
 )
 
-// kinds are the faults that are done: a few, for all take some minutes.
-var kinds = flag.String("kinds", "partition-clients-reach-leader,kill-node+reorder",
+// kinds are the faults that are done: two, for all take some minutes, and a
+// chaos run does them too.
+var kinds = flag.String("kinds", "kill-node+reorder",
 	"faults to do one after the other, with commas between; or all")
 
 var buildDir string
