@@ -16,6 +16,7 @@ import (
 
 	"github.com/onced/onced/api"
 	"github.com/onced/onced/cluster"
+	"github.com/onced/onced/cmd/internal/timers"
 	"github.com/onced/onced/wire"
 )
 
@@ -35,7 +36,7 @@ func (c *serveCmd) Run(s *session) error {
 		return err
 	}
 	log := c.logger(s.stderr)
-	if err := coarsenTimers(s.ctx); err != nil {
+	if err := timers.Coarsen(s.ctx); err != nil {
 		log.Info("timers stay fine, which costs processor time", "error", err)
 	}
 	// Listening comes first: a port that is taken is told before anything on

@@ -6,13 +6,15 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/onced/onced/cmd/internal/timers"
 )
 
 func init() { programs["timerslack"] = printTimerSlack }
 
 // printTimerSlack does what serve does first, and prints what comes of it.
 func printTimerSlack() {
-	err := coarsenTimers(context.Background())
+	err := timers.Coarsen(context.Background())
 	slack, errRead := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
 	fmt.Println(slack, os.Args[1:], err, errRead)
 }
