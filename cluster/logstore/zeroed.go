@@ -81,9 +81,12 @@ func (z *zeroed) Create(dir, name string, size uint64) (types.WritableFile, erro
 		return z.VFS.Create(dir, name, size)
 	}
 	z.ready = false
-	// As O_EXCL would have it, a name that is taken is an error.
-	if err := os.Link(z.path(), filepath.Join(dir, name)); err != nil {
+	// A name that is taken must stay whose it is: a rename would replace it.
+	switch err := os.Link(z.path(), filepath.Join(dir, name)); {
+	case errors.Is(err, os.ErrExist):
 		return nil, fmt.Errorf("name segment: %w", err)
+	case err != nil: // a file system without links
+		return z.VFS.Create(dir, name, size)
 	}
 	if err := z.remove(); err != nil {
 		return nil, err

@@ -70,6 +70,23 @@ func TestASpareThatCannotBeMadeIsDoneWithout(t *testing.T) {
 	check(t, f.Close())
 }
 
+func TestASpareThatCannotBeNamedIsDoneWithout(t *testing.T) {
+	dir := t.TempDir()
+	z := newTestZeroed(t, dir)
+	f, err := z.Create(dir, "1.wal", zeroedSize)
+	check(t, err)
+	check(t, f.Close())
+	z.wg.Wait()
+	check(t, os.Remove(z.path())) // as little use as where there are no links
+	f, err = z.Create(dir, "2.wal", zeroedSize)
+	check(t, err)
+	check(t, f.Sync())
+	check(t, f.Close())
+	if !exists(filepath.Join(dir, "2.wal")) {
+		t.Error("there is no segment")
+	}
+}
+
 func TestANameThatIsTakenIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	z := newTestZeroed(t, dir)
