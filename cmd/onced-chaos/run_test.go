@@ -12,7 +12,9 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/onced/onced/chaos/check"
 	"github.com/onced/onced/chaos/history"
+	"github.com/onced/onced/chaos/plant"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -28,9 +30,9 @@ func called(ctx context.Context, args ...string) (out string, status int) {
 }
 
 func TestSelftestSeesEveryFault(t *testing.T) {
-	out, status := called(t.Context(), "selftest", "--seed", "3", "--duration", "6s")
-	if status != exitValid || strings.Contains(out, "MISSED") {
-		t.Errorf("its exit status is %d:\n%s", status, out)
+	out, status := called(t.Context(), "selftest", "--seed", "3", "--duration", "5s")
+	if seen := strings.Count(out, string(check.Invalid)); status != exitValid || seen != len(plant.Faults()) {
+		t.Errorf("its exit status is %d, and it sees %d faults of %d:\n%s", status, seen, len(plant.Faults()), out)
 	}
 }
 
