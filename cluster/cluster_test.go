@@ -440,13 +440,6 @@ func TestAFutureThatIsNeverAnsweredHoldsNobody(t *testing.T) {
 	}
 }
 
-func TestALeaderWhoseLogWriteHangsFallsSilent(t *testing.T) {
-	tr := transport{stalled: func() time.Duration { return maxStall + time.Millisecond }}
-	if err := tr.AppendEntries("", "", nil, nil); !errors.Is(err, errStalled) {
-		t.Errorf("a heartbeat went out: %v", err)
-	}
-}
-
 func TestADirectoryThatLostItsLogAndStateIsRefused(t *testing.T) {
 	for _, lost := range [][]string{{"raft", "state"}, {"raft"}} {
 		t.Run(strings.Join(lost, " and "), func(t *testing.T) {

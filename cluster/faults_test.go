@@ -114,7 +114,7 @@ func TestALeaderWhoseLogDiskHangsIsReplacedAndNothingIsLost(t *testing.T) {
 	disk := disks[c.peers[old].ID]
 	disk.freeze(t)
 
-	// This claim hangs in the leader, in a log entry that no other node has.
+	// This claim hangs in the leader, in a log entry that is not on its disk.
 	type answer struct {
 		*fsm.Outcome
 		err error
@@ -126,19 +126,24 @@ func TestALeaderWhoseLogDiskHangsIsReplacedAndNothingIsLost(t *testing.T) {
 	}()
 	disk.awaitHeld(t)
 
-	// Those that come to the others are answered: another node leads.
-	granted := c.begin(others[0], claimOf("contested", "B", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED)
+	// Those that come to the others are answered: another node leads. It may have
+	// got that entry, and then A has the key; else B is granted it.
+	o, err := c.nodes[others[0]].Begin(t.Context(), claimOf("contested", "B", time.Minute, fsm.OnLapse_RETRY), 0)
+	if err != nil || o.Code != fsm.Code_GRANTED && o.Code != fsm.Code_IN_FLIGHT {
+		t.Fatalf("B's claim: %v, %v", o.GetCode(), err)
+	}
 	for k := range kept {
 		c.begin(others[k%2], claimOf(fmt.Sprintf("during-%d", k), "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED)
 	}
-	c.complete(others[1], "contested", granted.Record.Fence, "by B")
+	c.complete(others[1], "contested", c.read(others[1], "contested").Fence, "by its owner")
 	if c.nodes[others[0]].raft.State() != raft.Leader && c.nodes[others[1]].raft.State() != raft.Leader {
 		t.Error("neither of the others leads")
 	}
 
 	disk.thaw()
-	if a := <-hung; a.err != nil && !errors.Is(a.err, ErrUnavailable) || a.err == nil && a.Code != fsm.Code_REPLAY {
-		t.Errorf("the claim that hung: %v, %v; B was granted the key and has completed it", a.GetCode(), a.err)
+	a := <-hung
+	if a.err != nil && !errors.Is(a.err, ErrUnavailable) || a.err == nil && a.Code != fsm.Code_REPLAY && (a.Code != fsm.Code_GRANTED || o.Code != fsm.Code_IN_FLIGHT) {
+		t.Errorf("the claim that hung: %v, %v; B was told %v, and the key is completed", a.GetCode(), a.err, o.Code)
 	}
 	eventually(t, "the old leader to follow", func() bool {
 		leader, _ := c.nodes[old].leadership.leader()
@@ -151,6 +156,36 @@ func TestALeaderWhoseLogDiskHangsIsReplacedAndNothingIsLost(t *testing.T) {
 			c.begin(i, claimOf(fmt.Sprintf("kept-%d", k), "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_REPLAY)
 			c.begin(i, claimOf(fmt.Sprintf("during-%d", k), "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_IN_FLIGHT)
 		}
+	}
+}
+
+// Raft counts an entry as committed as soon as the leader has handed it to its
+// log, beside which it is sent.
+func TestNothingIsAnsweredBeforeItIsOnTheLeadersDisk(t *testing.T) {
+	disks := hangingDisks(1)
+	c := startCluster(t, 1, func(cfg *Config) {
+		cfg.logOptions = logstore.Options{FS: disks[cfg.NodeID], HangLimit: time.Hour}
+	})
+	n, disk := c.nodes[0], disks["n1"]
+	c.begin(0, claimOf("before", "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED)
+	before := n.raft.AppliedIndex()
+	disk.freeze(t)
+	code := make(chan fsm.Code, 1)
+	go func() {
+		o, err := n.Begin(t.Context(), claimOf("k", "", time.Minute, fsm.OnLapse_RETRY), 0)
+		if err != nil {
+			t.Error(err)
+		}
+		code <- o.GetCode()
+	}()
+	disk.awaitHeld(t)
+	eventually(t, "raft to take the entry for committed", func() bool { return n.raft.AppliedIndex() > before })
+	if record, err := n.Lookup("default", "k"); record != nil || err != nil || len(code) != 0 {
+		t.Errorf("the entry is applied before it is on disk: %v, %v", record, err)
+	}
+	disk.thaw()
+	if got := <-code; got != fsm.Code_GRANTED {
+		t.Errorf("the claim was answered %v", got)
 	}
 }
 
@@ -215,4 +250,42 @@ func TestALogDiskThatHangsForTooLongStopsItsNode(t *testing.T) {
 	c.restart(0)
 	c.awaitReady()
 	c.begin(0, claimOf("kept", "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_IN_FLIGHT)
+}
+
+// slowLog is a log whose disk hangs, or that has only part of itself on disk.
+type slowLog struct {
+	stalled time.Duration
+	on      uint64
+}
+
+func (l slowLog) Stalled() time.Duration     { return l.stalled }
+func (l slowLog) Known(commit uint64) uint64 { return min(commit, l.on) }
+func (slowLog) Settle(<-chan struct{})       {}
+
+func TestALeaderWhoseLogWriteHangsFallsSilent(t *testing.T) {
+	tr := transport{logs: slowLog{stalled: maxStall + time.Millisecond}}
+	if err := tr.AppendEntries("", "", nil, nil); !errors.Is(err, errStalled) {
+		t.Errorf("a heartbeat went out: %v", err)
+	}
+}
+
+// Else they would apply what a leader that lost power has not.
+func TestPeersAreToldOfNoCommitThatItsLeaderDoesNotHold(t *testing.T) {
+	_, own := raft.NewInmemTransport("leader")
+	_, peer := raft.NewInmemTransport("peer")
+	own.Connect("peer", peer)
+	tr := newTransport(own, slowLog{on: 6})
+	defer tr.Close()
+	told := make(chan uint64, 1)
+	go func() {
+		rpc := <-peer.Consumer()
+		told <- rpc.Command.(*raft.AppendEntriesRequest).LeaderCommitIndex
+		rpc.Respond(&raft.AppendEntriesResponse{}, nil)
+	}()
+	if err := tr.AppendEntries("peer", "peer", &raft.AppendEntriesRequest{LeaderCommitIndex: 7}, &raft.AppendEntriesResponse{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-told; got != 6 {
+		t.Errorf("the peer is told of commit %d, and 6 entries are on disk", got)
+	}
 }

@@ -15,14 +15,15 @@ import (
 // deleted ones for the end of its log, finds none of what it looks up there, and
 // refuses whatever the leader sends from then on.
 type intake struct {
+	settle func(stop <-chan struct{}) // waits until the log is on disk
 	taken  chan raft.RPC
 	closed chan struct{}
 	once   sync.Once
 	ended  sync.WaitGroup
 }
 
-func newIntake(from <-chan raft.RPC) *intake {
-	i := &intake{taken: make(chan raft.RPC), closed: make(chan struct{})}
+func newIntake(from <-chan raft.RPC, settle func(stop <-chan struct{})) *intake {
+	i := &intake{settle: settle, taken: make(chan raft.RPC), closed: make(chan struct{})}
 	i.ended.Go(func() { i.run(from) })
 	return i
 }
@@ -38,6 +39,7 @@ func (i *intake) run(from <-chan raft.RPC) {
 				}
 				boundCommit(sent)
 			}
+			i.settle(i.closed)
 			select {
 			case i.taken <- rpc:
 			case <-i.closed:

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -31,7 +32,7 @@ func newFollower(t *testing.T) *follower {
 	_, leader := raft.NewInmemTransport(leaderAddr)
 	leader.Connect(followerAddr, own)
 	f := &follower{t: t, logs: openLog(t), leader: leader}
-	trans := newTransport(own, f.logs.Stalled)
+	trans := newTransport(own, f.logs)
 	if err := raft.BootstrapCluster(cfg, f.logs, stable, snapshots, trans, raft.Configuration{Servers: []raft.Server{
 		{ID: "follower", Address: followerAddr}, {ID: "leader", Address: leaderAddr},
 	}}); err != nil {
@@ -139,4 +140,31 @@ func TestOnlyWhatALeaderSentIsCommitted(t *testing.T) {
 			t.Errorf("with %d entries sent, those up to %d are committed, want %d", len(tt.sent), got, tt.want)
 		}
 	}
+}
+
+// Raft's answer would say that this node holds what its log has.
+func TestNothingIsTakenInBeforeTheLogIsOnDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peers, disk := make(chan raft.RPC), make(chan struct{})
+		in := newIntake(peers, func(stop <-chan struct{}) {
+			select {
+			case <-disk:
+			case <-stop:
+			}
+		})
+		defer in.close()
+		for i := range 2 { // the second is there when it closes
+			peers <- raft.RPC{Command: &raft.AppendEntriesRequest{}}
+			synctest.Wait()
+			select {
+			case <-in.taken:
+				t.Error("a message reached raft")
+			default:
+			}
+			if i == 0 {
+				disk <- struct{}{}
+				<-in.taken
+			}
+		}
+	})
 }

@@ -136,6 +136,7 @@ func (n *Node) open(context.Context) (err error) {
 		OnApply:   func(_, _ int, took time.Duration) { n.met.applySeconds.Observe(took.Seconds()); n.applied() },
 		OnInstall: func() { n.applied(); n.waiters.wakeAll() },
 		OnFatal:   n.fail,
+		Await:     func(index uint64) error { return n.logs.Await(index, n.stopped) },
 		Closed:    n.stopped,
 		Log:       n.log,
 	})
@@ -143,7 +144,7 @@ func (n *Node) open(context.Context) (err error) {
 		return err
 	}
 	n.clock.applied(n.state.Meta().Time)
-	c.logOptions.OnFatal = n.fail
+	c.logOptions.OnFatal, c.logOptions.Deferred = n.fail, true
 	n.logs, err = n.ground.Log(c.logOptions)
 	if err != nil {
 		return err
@@ -210,7 +211,7 @@ func (n *Node) start() {
 
 func (n *Node) startRaft() error {
 	logger := raftLogger(n.log)
-	n.raftTrans = newTransport(n.ground.RaftTransport(foresight{n.peers.RaftLayer(), n}, logger), n.logs.Stalled)
+	n.raftTrans = newTransport(n.ground.RaftTransport(foresight{n.peers.RaftLayer(), n}, logger), n.logs)
 	if err := n.checkStarted(n.stable); err != nil {
 		return errors.Join(err, n.raftTrans.Close())
 	}

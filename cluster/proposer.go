@@ -17,11 +17,6 @@ const (
 	// (raft.SuggestedMaxDataSize), as larger ones delay heartbeats.
 	maxBatchBytes    = 512 << 10
 	maxBatchCommands = 1024
-	// maxInFlight is how many log entries may be under way at once: while
-	// one is, commands gather for the next. A second one at a time made for
-	// more and smaller entries, each with its syncs, and a tenth less
-	// throughput at 64 callers.
-	maxInFlight = 1
 	// maxProposals bounds the commands that wait.
 	maxProposals = 16384
 	// enqueueTimeout bounds the wait for raft to take an entry; raft's own
@@ -37,20 +32,29 @@ type proposal struct {
 }
 
 // proposer packs commands into log entries, on the leader: group commit above
-// raft. One goroutine owns the packing; each entry under way has one more.
+// raft. One entry is under way at a time: while it is, commands gather for the
+// next. A second one made for more and smaller entries, each with its syncs, and
+// a tenth less throughput at 64 callers.
 type proposer struct {
 	raft  *raft.Raft
 	stamp func() (ms int64, ok bool) // the time for the next entry
 	met   *metrics
 
-	wake    chan struct{} // depth 1: the queue was empty, or a slot came free
+	wake    chan struct{} // depth 1: the queue was empty
 	stopped chan struct{} // closed when the node stops
 	wg      sync.WaitGroup
 
 	mu       sync.Mutex
 	queue    []proposal
-	open     bool // this node leads and may grant
-	inFlight int
+	open     bool   // this node leads and may grant
+	underway *entry // nil: none
+}
+
+// entry is a batch on its way through the log. Whoever takes it from underway
+// answers it.
+type entry struct {
+	batch []proposal
+	begun time.Time
 }
 
 func newProposer(r *raft.Raft, stamp func() (int64, bool), met *metrics, stopped chan struct{}) *proposer {
@@ -119,19 +123,31 @@ func (p *proposer) run() {
 		select {
 		case <-p.stopped:
 			p.setOpen(false)
+			p.abandon()
 			return
 		case <-p.wake:
 		}
-		for p.sendBatch() {
-		}
+		p.sendNext()
 	}
 }
 
-// take returns the next batch, or nil if there is none or no slot is free.
-func (p *proposer) take() []proposal {
+// abandon answers the entry under way: raft may never do so once it is shutting
+// down (hashicorp/raft#498).
+func (p *proposer) abandon() {
+	p.mu.Lock()
+	e := p.underway
+	p.mu.Unlock()
+	if e != nil && p.end(e) {
+		p.finish(e.batch, result{verdict: unknown}, nil)
+	}
+}
+
+// take makes the next entry, or returns nil if there is nothing for it or
+// another is under way. It is counted in wg until it is answered.
+func (p *proposer) take() *entry {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.queue) == 0 || p.inFlight >= maxInFlight {
+	if len(p.queue) == 0 || p.underway != nil {
 		return nil
 	}
 	n, size := 0, 0
@@ -142,53 +158,69 @@ func (p *proposer) take() []proposal {
 		}
 		n++
 	}
-	batch := p.queue[:n:n]
+	e := &entry{batch: p.queue[:n:n], begun: time.Now()}
 	p.queue = p.queue[n:]
 	if len(p.queue) == 0 {
 		p.queue = nil // the batch owns the array now
 	}
-	p.inFlight++
-	return batch
+	p.underway = e
+	p.wg.Add(1) // run, which is counted too, has not emptied the queue yet
+	return e
 }
 
-// sendBatch hands the next batch to raft and reports whether there may be
-// another to send.
-func (p *proposer) sendBatch() bool {
-	batch := p.take()
-	if batch == nil {
+// end takes e from under way, and reports whether it still was.
+func (p *proposer) end(e *entry) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.underway != e {
 		return false
 	}
-	now, ok := p.stamp()
-	if !ok {
-		p.finish(batch, result{verdict: notApplied}, nil)
-		return true
-	}
-	commands := make([][]byte, len(batch))
-	for i := range batch {
-		commands[i] = batch[i].command
-	}
-	p.met.batchSize.Observe(float64(len(batch)))
-	begun := time.Now()
-	future := p.raft.Apply(fsm.EncodeEntry(now, commands), enqueueTimeout)
-	p.wg.Add(1)
-	go func() {
-		defer p.wg.Done()
-		err := await(future, p.stopped)
-		if err == nil {
-			p.met.commitSeconds.Observe(time.Since(begun).Seconds())
-		}
-		p.finish(batch, p.resultOf(future, err), outcomesOf(future, err))
-		p.signal()
-	}()
+	p.underway = nil
 	return true
 }
 
-// finish frees the slot and answers every command of a batch: with its own
-// outcome if there are any, else with r.
+// sendNext hands the next batch to raft, if there is one and none is under way.
+func (p *proposer) sendNext() {
+	e := p.take()
+	if e == nil {
+		return
+	}
+	now, ok := p.stamp()
+	if !ok {
+		if p.end(e) {
+			p.finish(e.batch, result{verdict: notApplied}, nil)
+		}
+		p.signal() // for what has come since
+		return
+	}
+	commands := make([][]byte, len(e.batch))
+	for i := range e.batch {
+		commands[i] = e.batch[i].command
+	}
+	p.met.batchSize.Observe(float64(len(e.batch)))
+	future := p.raft.Apply(fsm.EncodeEntry(now, commands), enqueueTimeout)
+	go func() { p.ended(e, future, future.Error()) }()
+}
+
+// ended sends what has gathered meanwhile, and answers e beside that: what
+// waits for the disk goes first.
+func (p *proposer) ended(e *entry, f raft.ApplyFuture, err error) {
+	if !p.end(e) {
+		return // abandoned
+	}
+	go func() {
+		if err == nil {
+			p.met.commitSeconds.Observe(time.Since(e.begun).Seconds())
+		}
+		p.finish(e.batch, p.resultOf(f, err), outcomesOf(f, err))
+	}()
+	p.sendNext()
+}
+
+// finish answers every command of a batch: with its own outcome if there are
+// any, else with r.
 func (p *proposer) finish(batch []proposal, r result, outcomes []*fsm.Outcome) {
-	p.mu.Lock()
-	p.inFlight--
-	p.mu.Unlock()
+	defer p.wg.Done()
 	for i, pr := range batch {
 		if i < len(outcomes) && outcomes[i] != nil {
 			r.outcome = outcomes[i]

@@ -29,14 +29,24 @@ const maxStall = 500 * time.Millisecond
 // hung for maxStall it sends neither heartbeats nor entries, and the others
 // elect. That works with pipelining off only, which hashicorp/raft#612 (a
 // wedged pipeline) asks for anyway.
+//
+// Its log is written beside the sending (logstore.Options.Deferred): what comes
+// in waits until it is on disk, and no commit goes out that it does not hold.
 type transport struct {
 	RaftTransport
-	stalled func() time.Duration
-	intake  *intake
+	logs   sink
+	intake *intake
 }
 
-func newTransport(t RaftTransport, stalled func() time.Duration) transport {
-	return transport{t, stalled, newIntake(t.Consumer())}
+// sink is what the transport has to know of the log: *logstore.Store.
+type sink interface {
+	Stalled() time.Duration
+	Settle(stop <-chan struct{})
+	Known(commit uint64) uint64
+}
+
+func newTransport(t RaftTransport, logs sink) transport {
+	return transport{t, logs, newIntake(t.Consumer(), logs.Settle)}
 }
 
 // Pre-vote is silently off where a transport lacks this.
@@ -61,9 +71,10 @@ func (transport) SetHeartbeatHandler(func(raft.RPC)) {}
 
 // AppendEntries sends entries or a heartbeat, unless the log disk hangs.
 func (t transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	if t.stalled() > maxStall {
+	if t.logs.Stalled() > maxStall {
 		return errStalled
 	}
+	req.LeaderCommitIndex = t.logs.Known(req.LeaderCommitIndex)
 	return t.RaftTransport.AppendEntries(id, addr, req, resp)
 }
 

@@ -42,6 +42,11 @@ type Options struct {
 	// written to: an entry read back is not what was stored, a write failed,
 	// or it hangs. It must not wait for the store. nil: nobody is told.
 	OnFatal func(error)
+	// Deferred has StoreLogs return before entries of this node's own are on
+	// disk, so that they are sent to the others meanwhile. Who sets it must
+	// call Await before an entry is applied, Settle before anything from a peer
+	// reaches raft, and tell peers no more than Known to be committed.
+	Deferred bool
 	// Log takes what the wal kind has to say. Default: discarded.
 	Log hclog.Logger
 }
@@ -74,6 +79,9 @@ type Store struct {
 	onFatal func(error)
 	failure atomic.Pointer[error]
 	closed  atomic.Bool
+
+	defers   bool
+	deferred deferred
 
 	// appending is when the append in hand began, as nanoseconds after epoch,
 	// or 0.
@@ -115,14 +123,19 @@ func newStore(b Backend, m *mark, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{cache: cache, disk: d, limit: o.HangLimit, onFatal: o.OnFatal, epoch: time.Now().Add(-1)}, nil
+	return &Store{cache: cache, disk: d, limit: o.HangLimit, onFatal: o.OnFatal, defers: o.Deferred, epoch: time.Now().Add(-1)}, nil
 }
 
 // FirstIndex implements raft.LogStore.
 func (s *Store) FirstIndex() (uint64, error) { return s.cache.FirstIndex() }
 
 // LastIndex implements raft.LogStore.
-func (s *Store) LastIndex() (uint64, error) { return s.cache.LastIndex() }
+func (s *Store) LastIndex() (uint64, error) {
+	if p := s.deferred.current(); p != nil {
+		return p.last(), nil
+	}
+	return s.cache.LastIndex()
+}
 
 // IsMonotonic implements raft.MonotonicLogStore: whether the log takes no gaps.
 func (s *Store) IsMonotonic() bool { return s.cache.IsMonotonic() }
@@ -132,7 +145,10 @@ func (s *Store) IsMonotonic() bool { return s.cache.IsMonotonic() }
 // they go to the other nodes.
 func (s *Store) GetLog(index uint64, log *raft.Log) error {
 	var found raft.Log
-	err := s.cache.GetLog(index, &found)
+	var err error
+	if !s.deferred.get(index, &found) {
+		err = s.cache.GetLog(index, &found)
+	}
 	if err == nil {
 		err = verify(&found, index)
 	}
@@ -154,6 +170,7 @@ func (s *Store) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log{l
 // is not what its sender stored. Such a refusal is not fatal: this log is
 // whole, and the sender checks what it sends.
 func (s *Store) StoreLogs(logs []*raft.Log) error {
+	beside := s.defers && mayDefer(logs)
 	for _, log := range logs {
 		if len(log.Data) > MaxEntry {
 			return fmt.Errorf("store log entry %d: %d bytes are more than %d", log.Index, len(log.Data), MaxEntry)
@@ -164,9 +181,18 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 			return fmt.Errorf("store log entry %d: refused as received: %w", log.Index, err)
 		}
 	}
-	if err := s.Err(); err != nil {
+	if err := s.settled(); err != nil {
 		return err
 	}
+	if beside {
+		s.appendBeside(logs)
+		return nil
+	}
+	return s.append(logs)
+}
+
+// append writes logs to the disk.
+func (s *Store) append(logs []*raft.Log) error {
 	s.appending.Store(int64(time.Since(s.epoch)))
 	defer s.appending.Store(0)
 	defer s.watch("append to log").Stop()
@@ -180,7 +206,7 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 
 // DeleteRange implements raft.LogStore.
 func (s *Store) DeleteRange(min, max uint64) error {
-	if err := s.Err(); err != nil {
+	if err := s.settled(); err != nil {
 		return err
 	}
 	defer s.watch("delete from log").Stop()
@@ -266,6 +292,7 @@ func (s *Store) Verify(from uint64) error {
 // Close closes the log. A call that comes later fails, which is not fatal.
 func (s *Store) Close() error {
 	s.closed.Store(true)
+	defer s.deferred.running.Wait()
 	if err := errors.Join(s.disk.Backend.Close(), s.disk.mark.Close()); err != nil {
 		return fmt.Errorf("close log: %w", err)
 	}

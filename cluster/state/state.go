@@ -40,6 +40,10 @@ type Options struct {
 	// or written to, and that the node must stop. It must not wait for the
 	// state. nil: panic.
 	OnFatal func(error)
+	// Await returns once the log entry at index is on this node's disk: none is
+	// applied before. An error says that it never will be, which whoever keeps
+	// the log has reported. nil: all are.
+	Await func(index uint64) error
 	// Closed is closed when the node stops. Until then an entry that could
 	// not be applied is held, so that raft never takes it for applied.
 	Closed <-chan struct{}
@@ -188,6 +192,10 @@ func (s *State) Apply(log *raft.Log) any { return s.ApplyBatch([]*raft.Log{log})
 // if they had been.
 func (s *State) ApplyBatch(logs []*raft.Log) []any {
 	responses := make([]any, len(logs))
+	if s.opts.Await != nil && len(logs) > 0 && s.opts.Await(logs[len(logs)-1].Index) != nil {
+		<-s.opts.Closed
+		return responses
+	}
 	began := time.Now()
 	applied, err := s.apply(convert(logs), true)
 	if err != nil {

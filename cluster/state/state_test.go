@@ -341,6 +341,46 @@ func TestEntryThatCannotBeAppliedStopsTheNode(t *testing.T) {
 	}
 }
 
+// Once an entry was applied its answer may be out, and no other node may have it.
+func TestNothingIsAppliedBeforeItIsInTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		written, closed := make(chan error), make(chan struct{})
+		var asked uint64
+		o := options(t)
+		o.Closed = closed
+		o.Await = func(index uint64) error { asked = index; return <-written }
+		s, err := Open(filepath.Join(t.TempDir(), "state"), o)
+		check(t, err)
+		responses := make(chan []any)
+		apply := func(from, to uint64, result error, want uint64) {
+			t.Helper()
+			before, _ := s.Applied()
+			go func() { responses <- s.ApplyBatch(journal(t, from, to)) }()
+			synctest.Wait()
+			wantApplied(t, s, before)
+			if asked != to {
+				t.Errorf("it waits for entry %d, not %d", asked, to)
+			}
+			written <- result
+			synctest.Wait()
+			wantApplied(t, s, want)
+		}
+		apply(1, 5, nil, 5)
+		if got := <-responses; len(got) != 5 || got[0] == nil {
+			t.Errorf("responses %v", got)
+		}
+		apply(6, 7, errors.New("no disk"), 5)
+		if _, err := s.Snapshot(); err != nil {
+			t.Errorf("snapshot: %v", err) // of what it has; raft takes none meanwhile
+		}
+		close(closed)
+		if got := <-responses; len(got) != 2 || got[0] != nil {
+			t.Errorf("responses %v, want two of nothing", got)
+		}
+		check(t, s.Close())
+	})
+}
+
 func TestCorruptRecordIsFatalAndNotReturned(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	s := openState(t, dir)
