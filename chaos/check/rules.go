@@ -206,6 +206,9 @@ func (j *judgement) sameBytes(k *keyed) {
 			if made > s.call.End || s.call.End+j.Margin >= ended(made, ttl) || forgotten(k, made, s.call.End) {
 				continue // of the later of two answers the call may have begun first
 			}
+			if s.call.Kind == history.GetLocal && !s.call.Final && madeAt(k, s.digest) < made {
+				continue // its node has not come so far
+			}
 			j.find(ruleSameBytes, k.key, "two answers differ within the retention", []*history.Call{f.call, s.call}, nil)
 			return
 		}

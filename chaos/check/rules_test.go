@@ -73,6 +73,21 @@ func TestRules(t *testing.T) {
 			s.create(0, 10, "d", false)
 			s.refused(history.GetLocal, 100, 110, "key-unknown")
 		}, ""},
+		{"a node's own state of before the retention ended", func(s *story) {
+			s.create(0, 10, "d", false)
+			s.create(10_100, 10_110, "e", false)
+			s.call(history.GetLocal, 10_120, 10_130, record("completed", 1, "d"))
+		}, ""},
+		{"the same once every node has come so far", func(s *story) {
+			s.create(0, 10, "d", false)
+			s.create(10_100, 10_110, "e", false)
+			s.call(history.GetLocal, 10_120, 10_130, record("completed", 1, "d")).Final = true
+		}, ruleSameBytes},
+		{"a node's own state of another response within the retention", func(s *story) {
+			s.create(0, 10, "d", false)
+			s.call(history.GetLocal, 100, 110, record("completed", 1, "e"))
+			s.create(10_100, 10_110, "e", false)
+		}, ruleSameBytes},
 		{"a state that never was", func(s *story) {
 			s.create(0, 10, "d", false)
 			s.call(history.GetLocal, 100, 110, record("completed", 1, "e"))
