@@ -152,6 +152,16 @@ func (n *Node) servers() []raft.Server {
 	return n.raft.GetConfiguration().Configuration().Servers
 }
 
+// serversIfRunning is servers, for those who may come before raft has started.
+func (n *Node) serversIfRunning() []raft.Server {
+	select {
+	case <-n.running:
+		return n.servers()
+	default:
+		return nil
+	}
+}
+
 // sweep proposes expire entries until nothing is due. A deposed leader's
 // proposal fails by itself.
 func (n *Node) sweep(ctx context.Context) {

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -14,16 +15,19 @@ import (
 // that conflict with them. When the store then fails, raft goes on to take the
 // deleted ones for the end of its log, finds none of what it looks up there, and
 // refuses whatever the leader sends from then on.
+//
+// It also has raft hear candidates that its own configuration does not have yet.
 type intake struct {
-	settle func(stop <-chan struct{}) // waits until the log is on disk
-	taken  chan raft.RPC
-	closed chan struct{}
-	once   sync.Once
-	ended  sync.WaitGroup
+	servers func() []raft.Server // of raft's latest configuration, none if that is not known
+	settle  func(stop <-chan struct{}) // waits until the log is on disk
+	taken   chan raft.RPC
+	closed  chan struct{}
+	once    sync.Once
+	ended   sync.WaitGroup
 }
 
-func newIntake(from <-chan raft.RPC, settle func(stop <-chan struct{})) *intake {
-	i := &intake{settle: settle, taken: make(chan raft.RPC), closed: make(chan struct{})}
+func newIntake(from <-chan raft.RPC, settle func(stop <-chan struct{}), servers func() []raft.Server) *intake {
+	i := &intake{servers: servers, settle: settle, taken: make(chan raft.RPC), closed: make(chan struct{})}
 	i.ended.Go(func() { i.run(from) })
 	return i
 }
@@ -32,12 +36,21 @@ func (i *intake) run(from <-chan raft.RPC) {
 	for {
 		select {
 		case rpc := <-from:
-			if sent, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+			switch sent := rpc.Command.(type) {
+			case *raft.AppendEntriesRequest:
 				if err := checkEntries(sent); err != nil {
 					rpc.Respond(&raft.AppendEntriesResponse{}, err)
 					continue
 				}
 				boundCommit(sent)
+			case *raft.RequestPreVoteRequest:
+				heard := *sent // the sender's own, where both are in one process
+				heard.ID = i.standIn(sent.ID)
+				rpc.Command = &heard
+			case *raft.RequestVoteRequest:
+				heard := *sent
+				heard.ID = i.standIn(sent.ID)
+				rpc.Command = &heard
 			}
 			i.settle(i.closed)
 			select {
@@ -69,6 +82,27 @@ func checkEntries(sent *raft.AppendEntriesRequest) error {
 func boundCommit(sent *raft.AppendEntriesRequest) {
 	last := sent.PrevLogEntry + uint64(len(sent.Entries))
 	sent.LeaderCommitIndex = min(sent.LeaderCommitIndex, last)
+}
+
+// standIn is the id under which raft hears a candidate: its own if raft's latest
+// configuration has it as a voter, else that of one that is.
+//
+// By the rules of Raft (Ongaro's thesis, 4.1) a server votes for a candidate that
+// is not in its own configuration: it may be the one that is behind.
+// hashicorp/raft v1.7.3, requestVote and requestPreVote, refuses. If a node is
+// added, the leader and the new node commit that, and the leader is lost before
+// a third has the entry, then the new node is not elected without the third,
+// which asks none but the leader: two of three are healthy, and nobody ever
+// leads. Raft uses the id for that refusal alone: it votes for an address, and by
+// the candidate's term and log. Who is no member any more does not come so far,
+// for the peers refuse its connections.
+func (i *intake) standIn(candidate []byte) []byte {
+	voters := slices.DeleteFunc(slices.Clone(i.servers()), func(s raft.Server) bool { return s.Suffrage != raft.Voter })
+	isCandidate := func(s raft.Server) bool { return string(s.ID) == string(candidate) }
+	if len(voters) == 0 || slices.ContainsFunc(voters, isCandidate) {
+		return candidate
+	}
+	return []byte(voters[0].ID)
 }
 
 // close ends the passing on, and waits for that.

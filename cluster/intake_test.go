@@ -32,7 +32,7 @@ func newFollower(t *testing.T) *follower {
 	_, leader := raft.NewInmemTransport(leaderAddr)
 	leader.Connect(followerAddr, own)
 	f := &follower{t: t, logs: openLog(t), leader: leader}
-	trans := newTransport(own, f.logs)
+	trans := newTransport(own, f.logs, func() []raft.Server { return f.raft.GetConfiguration().Configuration().Servers })
 	if err := raft.BootstrapCluster(cfg, f.logs, stable, snapshots, trans, raft.Configuration{Servers: []raft.Server{
 		{ID: "follower", Address: followerAddr}, {ID: "leader", Address: leaderAddr},
 	}}); err != nil {
@@ -151,7 +151,7 @@ func TestNothingIsTakenInBeforeTheLogIsOnDisk(t *testing.T) {
 			case <-disk:
 			case <-stop:
 			}
-		})
+		}, nil)
 		defer in.close()
 		for i := range 2 { // the second is there when it closes
 			peers <- raft.RPC{Command: &raft.AppendEntriesRequest{}}
@@ -167,4 +167,36 @@ func TestNothingIsTakenInBeforeTheLogIsOnDisk(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestAVoteIsForWhoIsUpToDateNotForWhoIsKnown(t *testing.T) {
+	for _, tt := range []struct {
+		name, id string
+		lastTerm uint64 // of the candidate's log
+		want     bool
+	}{
+		{"a member", "leader", 1, true},
+		{"one that is added by entries that this node does not have yet", "added", 1, true},
+		{"a member that is behind", "leader", 0, false},
+		{"one that is not known, and is behind", "added", 0, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFollower(t)
+			header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(tt.id), Addr: []byte(tt.id + ":1")}
+			var first raft.RequestPreVoteResponse
+			if err := f.leader.RequestPreVote("follower", followerAddr, &raft.RequestPreVoteRequest{
+				RPCHeader: header, Term: 2, LastLogIndex: 2, LastLogTerm: tt.lastTerm,
+			}, &first); err != nil || first.Granted != tt.want {
+				t.Errorf("the pre-vote is granted: %v (%v), want %v", first.Granted, err, tt.want)
+			}
+			vote := raft.RequestVoteRequest{RPCHeader: header, Term: 2, LastLogIndex: 2, LastLogTerm: tt.lastTerm}
+			var second raft.RequestVoteResponse
+			if err := f.leader.RequestVote("follower", followerAddr, &vote, &second); err != nil || second.Granted != tt.want {
+				t.Errorf("the vote is granted: %v (%v), want %v", second.Granted, err, tt.want)
+			}
+			if string(vote.ID) != tt.id {
+				t.Errorf("the sender's own request is changed: its id is %q", vote.ID)
+			}
+		})
+	}
 }

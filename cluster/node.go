@@ -211,7 +211,7 @@ func (n *Node) start() {
 
 func (n *Node) startRaft() error {
 	logger := raftLogger(n.log)
-	n.raftTrans = newTransport(n.ground.RaftTransport(foresight{n.peers.RaftLayer(), n}, logger), n.logs)
+	n.raftTrans = newTransport(n.ground.RaftTransport(foresight{n.peers.RaftLayer(), n}, logger), n.logs, n.serversIfRunning)
 	if err := n.checkStarted(n.stable); err != nil {
 		return errors.Join(err, n.raftTrans.Close())
 	}

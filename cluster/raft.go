@@ -45,8 +45,8 @@ type sink interface {
 	Known(commit uint64) uint64
 }
 
-func newTransport(t RaftTransport, logs sink) transport {
-	return transport{t, logs, newIntake(t.Consumer(), logs.Settle)}
+func newTransport(t RaftTransport, logs sink, servers func() []raft.Server) transport {
+	return transport{t, logs, newIntake(t.Consumer(), logs.Settle, servers)}
 }
 
 // Pre-vote is silently off where a transport lacks this.
@@ -57,7 +57,7 @@ var (
 
 var errStalled = errors.New("log disk hangs: heartbeat withheld")
 
-// Consumer yields what peers send, less spoilt entries.
+// Consumer yields what peers send, as intake passes it on.
 func (t transport) Consumer() <-chan raft.RPC { return t.intake.taken }
 
 // Close closes the transport. It may be called again.
