@@ -18,7 +18,7 @@ import (
 //
 // It also has raft hear candidates that its own configuration does not have yet.
 type intake struct {
-	servers func() []raft.Server // of raft's latest configuration, none if that is not known
+	servers func() []raft.Server       // of raft's latest configuration, none if that is not known
 	settle  func(stop <-chan struct{}) // waits until the log is on disk
 	taken   chan raft.RPC
 	closed  chan struct{}
