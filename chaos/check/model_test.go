@@ -64,6 +64,12 @@ func TestOneKey(t *testing.T) {
 			a.Attempt = 2
 			s.get(2300, 2310, a)
 		}, wrong},
+		{"granted afresh to the same call whenever its lease had ended before it was answered", func(s *story) {
+			s.claim(0, 2300, 3, 3)
+		}, ""},
+		{"granted afresh to the same call more often than leases ended", func(s *story) {
+			s.claim(0, 1500, 3, 3)
+		}, wrong},
 		{"asked before the record ended, and answered with the next one", func(s *story) {
 			s.claim(0, 10, 1, 1)
 			s.complete(20, 30, 1, "d")

@@ -236,9 +236,9 @@ const maxRetaken = 3
 
 // regrants returns what a call may have been granted beside what it was
 // answered: the node sends it again by itself, and if its own grant has lapsed
-// meanwhile, or an operator took it away, it is granted afresh. What was not
-// answered may have been granted several times so; that is looked into only as
-// far as the attempts that were seen ask for it, since it costs the search a lot.
+// meanwhile, or an operator took it away, it is granted afresh. It may be several
+// times, if several leases have ended; that is looked into only as far as the
+// attempts that were seen ask for it, since it costs the search a lot.
 func (o *operation) regrants(opt Options, settled bool, retaken int) (all []*operation) {
 	if o.kind != history.Claim && o.kind != history.Create {
 		return nil
@@ -258,5 +258,10 @@ func (o *operation) regrants(opt Options, settled bool, retaken int) (all []*ope
 	again := *o
 	again.result, again.loose, again.dropped = unanswered, 0, false
 	again.fence2, again.attempt, again.digest = 0, 0, ""
-	return []*operation{&again}
+	all = append(all, &again)
+	for n := 2; n <= retaken && o.kind == history.Claim && history.Nano(n)*(o.lease-opt.Margin) <= o.end-o.begin; n++ {
+		more := again
+		all = append(all, &more)
+	}
+	return all
 }
