@@ -22,6 +22,9 @@ type Options struct {
 	Margin history.Nano
 	// KeyTimeout bounds the search on one key. Default 20 s.
 	KeyTimeout time.Duration
+	// KeySteps bounds it too, by how often it may ask the model and compare its
+	// states: then the verdict follows from the history alone. Default: no bound.
+	KeySteps int
 	// MinCalls is how few answered calls prove nothing. Default 500.
 	MinCalls int
 }
@@ -73,7 +76,9 @@ type Verdict struct {
 	Findings []Finding
 	Rules    []Rule
 	Keys     int // how many were checked
-	Calls    Counts
+	// Undecided is how many of them the search was given up on.
+	Undecided int
+	Calls     Counts
 	// Availability is how long the clients were without a success.
 	Availability Availability
 	Took         time.Duration
@@ -123,7 +128,7 @@ func Judge(ctx context.Context, h *history.History, o Options) *Verdict {
 	j.resources()
 	j.hashes()
 	j.linearizable(ctx)
-	v := &Verdict{Findings: j.findings, Keys: len(j.keys), Availability: availability(h)}
+	v := &Verdict{Findings: j.findings, Keys: len(j.keys), Undecided: j.undecided, Availability: availability(h)}
 	for _, r := range rules {
 		v.Rules = append(v.Rules, Rule{r.name, r.says, j.examined[r.name], j.found[r.name]})
 	}

@@ -16,13 +16,28 @@ import (
 	"github.com/onced/onced/chaos/history"
 )
 
+// bounds are those of the search for an order of one key's operations.
+type bounds struct {
+	within time.Duration
+	steps  int // how often the model may be asked, and states compared; 0: without a bound
+}
+
+func (o Options) bounds() bounds { return bounds{o.KeyTimeout, o.KeySteps} }
+
 // porcupineModel is m for one key. Each operation is its own input; outputs are
-// part of it.
-func (m model) porcupineModel() porcupine.Model {
+// part of it. Steps and comparisons are counted in asked, the latter because they
+// grow with the square of the states that are possible at once. Beyond most of
+// them nothing is possible, and all states are one: that ends the search soon, and
+// its result is then to be thrown away.
+func (m model) porcupineModel(asked *int, most int) porcupine.Model {
+	spent := func() bool { *asked++; return most > 0 && *asked > most }
 	seed := maphash.MakeSeed()
 	nondeterministic := porcupine.NondeterministicModel{
 		Init: func() []any { return []any{state{}} },
 		Step: func(s, in, _ any) []any {
+			if spent() {
+				return nil
+			}
 			states := m.step(s.(state), in.(*operation))
 			next := make([]any, len(states))
 			for i := range states {
@@ -30,19 +45,27 @@ func (m model) porcupineModel() porcupine.Model {
 			}
 			return next
 		},
-		Equal: func(a, b any) bool { return a.(state) == b.(state) },
+		Equal: func(a, b any) bool { return spent() || a.(state) == b.(state) },
 		Hash:  func(s any) uint64 { return maphash.Comparable(seed, s.(state)) },
 	}
 	return nondeterministic.ToModel()
 }
 
-// verdict is what porcupine says of one key.
-func (m model) verdict(ops []*operation, within time.Duration) porcupine.CheckResult {
+// verdict is what porcupine says of one key: unknown if it came to a bound.
+func (m model) verdict(ops []*operation, b bounds) porcupine.CheckResult {
 	all := make([]porcupine.Operation, len(ops))
 	for i, op := range ops {
 		all[i] = porcupine.Operation{ClientId: i, Input: op, Call: int64(op.begin), Return: int64(op.end)}
 	}
-	return porcupine.CheckOperationsTimeout(m.porcupineModel(), all, within)
+	asked := 0 // by one goroutine, as a key is one partition
+	result := porcupine.CheckOperationsTimeout(m.porcupineModel(&asked, b.steps), all, b.within)
+	if result == porcupine.Unknown {
+		return result // that goroutine may be at it still
+	}
+	if b.steps > 0 && asked > b.steps {
+		return porcupine.Unknown
+	}
+	return result
 }
 
 // keyed is all that the history has of one key.
@@ -90,7 +113,7 @@ func (j *judgement) linearizable(ctx context.Context) {
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			for i := range each {
-				results[i] = m.verdict(operations(j.keys[i].calls, j.keys[i].effects, j.Options), j.KeyTimeout)
+				results[i] = m.verdict(operations(j.keys[i].calls, j.keys[i].effects, j.Options), j.bounds())
 			}
 		})
 	}
@@ -122,7 +145,7 @@ func (j *judgement) illegal(m model, k *keyed) {
 		j.found[ruleLinearizable]++
 		return
 	}
-	ops := m.shrink(operations(k.calls, k.effects, j.Options), j.KeyTimeout)
+	ops := m.shrink(operations(k.calls, k.effects, j.Options), j.bounds())
 	var calls []*history.Call
 	for _, op := range ops {
 		if !slices.Contains(calls, op.call) {
@@ -143,8 +166,8 @@ func (j *judgement) illegal(m model, k *keyed) {
 // returned by then being unanswered; then without every operation that changed
 // nothing and is not needed. Operations that changed something stay: without
 // them a history may be illegal that was legal with them.
-func (m model) shrink(ops []*operation, within time.Duration) []*operation {
-	illegal := func(ops []*operation) bool { return m.verdict(ops, within) == porcupine.Illegal }
+func (m model) shrink(ops []*operation, b bounds) []*operation {
+	illegal := func(ops []*operation) bool { return m.verdict(ops, b) == porcupine.Illegal }
 	ends := make([]history.Nano, 0, len(ops))
 	for _, op := range ops {
 		ends = append(ends, op.end)

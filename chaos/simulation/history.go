@@ -12,16 +12,20 @@ import (
 	"github.com/onced/onced/chaos/history"
 )
 
-// keyTimeout bounds the search for an order of the calls on one key. With many
-// calls that were not answered it can take very long; the run's own rules, which
-// need no search, have judged those keys too.
-const keyTimeout = 250 * time.Millisecond
+// keySteps bounds the search for an order of the calls on one key, by steps and
+// comparisons of the model, since time tells nothing here. With many calls that were not answered
+// it can take very long; the run's own rules, which need no search, judge those
+// keys too.
+const keySteps = 2_000_000
 
 // Check holds the history of a run against the rules and the model of package
-// check, which know nothing of the simulation. It must be called outside of the
-// bubble, since it goes by true time.
+// check, which know nothing of the simulation. What it says follows from the
+// history alone, however long it takes.
 func Check(ctx context.Context, r *Report) {
-	v := check.Judge(ctx, r.History, check.Options{Margin: history.Span(r.Margin), KeyTimeout: keyTimeout, MinCalls: 1})
+	v := check.Judge(ctx, r.History, check.Options{
+		Margin: history.Span(r.Margin), KeyTimeout: 24 * time.Hour, KeySteps: keySteps, MinCalls: 1,
+	})
+	r.Keys, r.Undecided = v.Keys, v.Undecided
 	for _, f := range v.Findings {
 		s := f.Rule + ": " + f.Key.String() + ": " + f.What
 		for _, c := range f.Calls {

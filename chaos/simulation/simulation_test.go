@@ -58,8 +58,8 @@ func TestMain(m *testing.M) {
 }
 
 func (r *Report) String() string {
-	s := fmt.Sprintf("seed %d: %d of %d faults bit, %d calls, %d acknowledged, %d terms, %d snapshots, %.1f s simulated, %d things examined, %d early ends spared, trace %s of %d lines",
-		r.Seed, r.Faults(), r.Tried, r.Calls, r.Acked, r.Terms, r.Installs, r.Simulated.Seconds(), r.Examined, r.Spared, r.Trace[:16], len(r.Lines))
+	s := fmt.Sprintf("seed %d: %d of %d faults bit, %d of %d keys given up on, %d calls, %d acknowledged, %d terms, %d snapshots, %.1f s simulated, %d things examined, %d early ends spared, trace %s of %d lines",
+		r.Seed, r.Faults(), r.Tried, r.Undecided, r.Keys, r.Calls, r.Acked, r.Terms, r.Installs, r.Simulated.Seconds(), r.Examined, r.Spared, r.Trace[:16], len(r.Lines))
 	for _, kind := range slices.Sorted(maps.Keys(r.Bitten)) {
 		s += fmt.Sprintf(" %s=%d", kind, r.Bitten[kind])
 	}

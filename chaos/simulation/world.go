@@ -74,6 +74,9 @@ type Report struct {
 	Margin  time.Duration
 	// Examined is how much of it the rules of package check were applied to.
 	Examined int
+	// Keys is how many keys the history has, and Undecided for how many of them
+	// the search for an order was given up: only the rules have judged those.
+	Keys, Undecided int
 }
 
 // Faults is how many have evidence.
