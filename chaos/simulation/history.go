@@ -16,7 +16,7 @@ import (
 // comparisons of the model, since time tells nothing here. With many calls that were not answered
 // it can take very long; the run's own rules, which need no search, judge those
 // keys too.
-const keySteps = 2_000_000
+const keySteps = 500_000
 
 // Check holds the history of a run against the rules and the model of package
 // check, which know nothing of the simulation. What it says follows from the

@@ -56,7 +56,6 @@ func (c *simulateCommand) Run(ctx context.Context, s streams) error {
 		if err != nil {
 			return err
 		}
-		defer m.close(ctx)
 		all.start = m.run
 	}
 	return all.run(ctx)
@@ -113,8 +112,13 @@ func (s *simulations) run(ctx context.Context) error {
 			}
 		})
 	}
-	running.Wait()
-	if ctx.Err() != nil {
+	ended := make(chan struct{})
+	go func() { running.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		// WebAssembly that could be stopped would look at every turn of every
+		// loop whether it should, and run half as fast. The process ends.
 		return ctx.Err()
 	}
 	if s.failed == nil {
@@ -194,7 +198,8 @@ func native(program string) runner {
 }
 
 // machine runs the program as WebAssembly, with nothing from outside but what
-// follows from the seed.
+// follows from the seed. It lasts as long as the process: it must not be closed
+// under a run that was left behind.
 type machine struct {
 	runtime wazero.Runtime
 	program wazero.CompiledModule
@@ -205,7 +210,7 @@ func newMachine(ctx context.Context, program string) (*machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the simulation: %w", err)
 	}
-	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithCloseOnContextDone(true))
+	r := wazero.NewRuntime(ctx)
 	m := &machine{runtime: r}
 	if _, err := wasi_snapshot_preview1.Instantiate(ctx, r); err != nil {
 		return nil, errors.Join(fmt.Errorf("start the machine: %w", err), r.Close(ctx))
@@ -215,8 +220,6 @@ func newMachine(ctx context.Context, program string) (*machine, error) {
 	}
 	return m, nil
 }
-
-func (m *machine) close(ctx context.Context) { _ = m.runtime.Close(ctx) }
 
 // epoch is when every run begins, in nanoseconds; what the bubble's clock shows
 // does not depend on it.
