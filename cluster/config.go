@@ -61,6 +61,9 @@ type Config struct {
 	// and TrailingLogs how many are kept behind one, for followers that lag.
 	// Defaults 8192 and 65536.
 	SnapshotEntries, TrailingLogs uint64
+	// SnapshotInterval is between two looks at whether a snapshot is due, up to
+	// twice as long by chance. Default 10 s.
+	SnapshotInterval time.Duration
 
 	// Log takes the node's events; default slog.Default().
 	Log *slog.Logger
@@ -95,6 +98,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.SnapshotEntries == 0 {
 		c.SnapshotEntries = 8192
+	}
+	if c.SnapshotInterval == 0 {
+		c.SnapshotInterval = 10 * time.Second
 	}
 	if c.TrailingLogs == 0 {
 		c.TrailingLogs = 65536

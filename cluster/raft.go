@@ -93,25 +93,31 @@ func networkTransport(layer raft.StreamLayer, logger hclog.Logger) *raft.Network
 	})
 }
 
+// Timeouts are raft's: how long a follower goes without a word from the leader
+// before it asks for votes, and a candidate without winning before it asks again,
+// each up to twice as long by chance; and how long a leader goes without a
+// majority before it steps down.
+type Timeouts struct{ Heartbeat, Election, LeaderLease time.Duration }
+
+// TimeoutsOf returns those of a profile, lan or wan.
+func TimeoutsOf(profile string) Timeouts {
+	if profile == "wan" {
+		return Timeouts{2 * time.Second, 2 * time.Second, 1500 * time.Millisecond}
+	}
+	return Timeouts{400 * time.Millisecond, 400 * time.Millisecond, 300 * time.Millisecond}
+}
+
 // raftConfig returns raft's settings for a profile.
 func raftConfig(c Config, logger hclog.Logger) *raft.Config {
 	rc := raft.DefaultConfig()
 	rc.LocalID = raft.ServerID(c.NodeID)
-	switch c.Profile {
-	case "lan":
-		rc.HeartbeatTimeout = 400 * time.Millisecond
-		rc.ElectionTimeout = 400 * time.Millisecond
-		rc.LeaderLeaseTimeout = 300 * time.Millisecond
-	case "wan":
-		rc.HeartbeatTimeout = 2 * time.Second
-		rc.ElectionTimeout = 2 * time.Second
-		rc.LeaderLeaseTimeout = 1500 * time.Millisecond
-	}
+	timeouts := TimeoutsOf(c.Profile)
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = timeouts.Heartbeat, timeouts.Election, timeouts.LeaderLease
 	// How soon an idle follower learns that an entry was committed, and so
 	// wakes those who wait for it.
 	rc.CommitTimeout = 20 * time.Millisecond
 	rc.MaxAppendEntries = 64
-	rc.SnapshotInterval = 10 * time.Second
+	rc.SnapshotInterval = c.SnapshotInterval
 	rc.SnapshotThreshold = c.SnapshotEntries
 	rc.TrailingLogs = c.TrailingLogs
 	rc.BatchApplyCh = false            // hashicorp/raft#498: buffered entries are never answered at shutdown

@@ -4,7 +4,8 @@
 // `onced-chaos run` starts a cluster of real onced processes, loads it, injects
 // faults, reads everything back and judges the history of all calls;
 // `onced-chaos check` judges a history again; `onced-chaos selftest` shows that
-// the judge sees what is wrong; `onced-chaos simulate` runs whole clusters in one
+// the judge sees what is wrong; `onced-chaos measure` takes the figures of how a
+// cluster comes through a fault; `onced-chaos simulate` runs whole clusters in one
 // process, in simulated time, by a seed.
 package main
 
@@ -57,6 +58,7 @@ type commands struct {
 	Run      runCommand      `cmd:"" help:"Start a cluster, load it, break it, and judge what its clients saw."`
 	Check    checkCommand    `cmd:"" help:"Judge the history of a run again."`
 	Selftest selftestCommand `cmd:"" help:"Show that the judge sees one planted fault of each kind."`
+	Measure  measureCommand  `cmd:"" help:"Take the figures of how a cluster comes through a fault."`
 	Simulate simulateCommand `cmd:"" help:"Run whole clusters in simulated time, on disks, links and clocks that fail by a seed."`
 }
 

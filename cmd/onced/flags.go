@@ -43,6 +43,9 @@ type serveCmd struct {
 	LogStore     string        `default:"wal" enum:"wal,bolt" help:"How the Raft log is stored: wal or bolt. Fixed for a data directory."`
 	RaftProfile  string        `default:"lan" enum:"lan,wan" help:"Timeouts between nodes: lan or wan."`
 	ReqTimeout   time.Duration `name:"request-timeout" default:"10s" help:"How long a request waits for a leader and its commit."`
+	SnapEntries  uint64        `name:"snapshot-entries" default:"8192" help:"Log entries between two snapshots, at least: 1 to 1048576."`
+	SnapInterval time.Duration `name:"snapshot-interval" default:"10s" help:"Time between two looks at whether a snapshot is due, up to twice as long by chance: 100ms to 1h."`
+	Trailing     uint64        `name:"trailing-entries" default:"65536" help:"Log entries kept behind a snapshot, for nodes that lag: 1 to 1048576. One that lags more is sent everything that is stored."`
 	MaxClockSkew time.Duration `default:"1s" help:"How far this node's clock may be off for it to answer from its own state alone."`
 
 	gatewayFlags
@@ -60,6 +63,8 @@ const (
 	minLease, maxLease = 100 * time.Millisecond, time.Hour
 	minBody, maxBody   = 1 << 10, 16 << 20
 	maxDrainDelay      = 15 * time.Second
+	maxLogEntries      = 1 << 20
+	minSnapInterval    = 100 * time.Millisecond
 	minWait, maxWait   = time.Second, time.Hour
 )
 
@@ -103,6 +108,10 @@ func (c *serveCmd) mistakes() []*mistake {
 	m.add(c.MaxInHand < 1, "max-in-hand", "--max-in-hand %d: use at least 1", c.MaxInHand)
 	m.add(c.MaxWaiters < 0, "max-waiters", "--max-waiters %d: use at least 0", c.MaxWaiters)
 	m.add(c.DrainDelay < 0 || c.DrainDelay > maxDrainDelay, "drain-delay", "--drain-delay %v: use 0s to 15s", c.DrainDelay)
+	// Zero is the default to package cluster, and a mistake here.
+	m.add(c.SnapEntries < 1 || c.SnapEntries > maxLogEntries, "snapshot-entries", "--snapshot-entries %d: use 1 to %d", c.SnapEntries, maxLogEntries)
+	m.add(c.Trailing < 1 || c.Trailing > maxLogEntries, "trailing-entries", "--trailing-entries %d: use 1 to %d", c.Trailing, maxLogEntries)
+	m.add(c.SnapInterval < minSnapInterval || c.SnapInterval > time.Hour, "snapshot-interval", "--snapshot-interval %v: use 100ms to 1h", c.SnapInterval)
 	sorted := slices.Sorted(slices.Values(c.Unique))
 	m.add(slices.Contains(sorted, ""), "unique", "--unique: a name is empty")
 	m.add(len(slices.Compact(sorted)) != len(c.Unique), "unique", "--unique: a name is listed twice")
@@ -139,6 +148,7 @@ func (c *serveCmd) clusterConfig(log *slog.Logger, metrics prometheus.Registerer
 		Peers: c.Peers, Join: c.Join,
 		LogStore: c.LogStore, Profile: c.RaftProfile,
 		RequestTimeout: c.ReqTimeout, MaxClockSkew: c.MaxClockSkew, MaxWait: c.MaxWait,
+		SnapshotEntries: c.SnapEntries, SnapshotInterval: c.SnapInterval, TrailingLogs: c.Trailing,
 		Settings: fmt.Sprintf("ttl=%v lease=%v unique=%q", c.TTL, c.Lease, unique),
 		Log:      log, Metrics: metrics,
 	}
