@@ -69,6 +69,15 @@ func (m *metrics) gauges(n *Node) {
 	})
 	gauge("store_bytes", "Bytes of the state on disk.", nil, func() float64 { return float64(n.state.Size()) })
 	gauge("snapshot_installs", "Snapshots installed from the leader since the start.", nil, func() float64 { return float64(n.state.Installs()) })
+	gauge("log_first_index", "First log entry that is kept: a node that lags by more is sent a snapshot.", nil, func() float64 {
+		return n.ifRunning(func() float64 {
+			first, err := n.logs.FirstIndex()
+			if err != nil {
+				return 0 // the log store tells of it where entries are read
+			}
+			return float64(first)
+		})
+	})
 	gauge("log_write_stalled_seconds", "How long the log write in hand has hung.", nil, func() float64 { return n.logs.Stalled().Seconds() })
 	for name, read := range map[string]func() int64{
 		"claimed":   func() int64 { return n.state.Meta().Claimed },

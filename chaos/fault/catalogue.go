@@ -20,9 +20,7 @@ type kind struct {
 
 // catalogue is every fault by its name. Names are part of the command line.
 //
-// Not in it: a snapshot that is installed while the leader changes, since a log
-// is kept far longer than a run has entries and no flag shortens it; packets
-// that arrive twice; and bandwidth.
+// Not in it: packets that arrive twice, and bandwidth.
 var catalogue map[string]kind
 
 // init breaks the circle of the plan, which reads the catalogue.
@@ -37,6 +35,7 @@ func init() {
 		"transfer-leader": {run: transferLeader, minority: true},
 		"parked-request":  {run: parkedRequest, minority: true},
 		"pause-kill":      {run: pauseKill},
+		"snapshot-kill":   {run: snapshotKill},
 
 		"partition-node":                 {run: partitionNode, hosts: true, minority: true},
 		"partition-leader":               {run: partitionLeader, hosts: true, minority: true},

@@ -97,7 +97,7 @@ func startLab(t *testing.T, o Options) *lab {
 	}
 	l := &lab{T: t, Cluster: c, begun: time.Now(), acked: &acked{answers: map[string]string{}}}
 	t.Cleanup(l.cleanUp)
-	if err := c.Start(t.Context()); err != nil {
+	if err := c.Start(t.Context(), ShortLog...); err != nil {
 		t.Fatal(err)
 	}
 	load, stop := context.WithCancel(t.Context())
@@ -180,7 +180,7 @@ func TestWithoutHostsAndDisksTheFaultsOfProcessesAreLeft(t *testing.T) {
 	if !slices.Contains(kinds, "pause-leader") || slices.Contains(kinds, "loss") || slices.Contains(kinds, "disk-full") {
 		t.Errorf("the faults are %q", kinds)
 	}
-	for _, k := range []string{"pause-leader", "transfer-leader"} {
+	for _, k := range []string{"pause-leader", "transfer-leader", "snapshot-kill"} {
 		l.bites(k)
 	}
 	if e := l.Inject(t.Context(), l.begun, Step{Kinds: []string{"loss"}}); e.Err == nil || e.Evidence != "" {

@@ -49,7 +49,7 @@ func (l *laboratory) on(ctx context.Context, binary, tags string, to streams, do
 	if binary == "" {
 		binary = filepath.Join(scratch, "onced")
 		fmt.Fprintln(to.progress, strings.TrimSpace("building onced "+tags))
-		if out, err := exec.CommandContext(ctx, "go", "build", "-tags", tags, "-o", binary, "./cmd/onced").CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(ctx, "go", "build", "-tags", tags, "-o", binary, "github.com/onced/onced/cmd/onced").CombinedOutput(); err != nil {
 			return fmt.Errorf("build onced: %w\n%s", err, out)
 		}
 	}

@@ -105,7 +105,8 @@ func (r *runCommand) make(ctx context.Context, logs string, progress io.Writer) 
 		return nil, err
 	}
 	fmt.Fprintf(progress, "starting %d nodes%s, seed %d\n", len(c.Nodes), map[bool]string{true: " on loopback"}[r.Loopback], r.Seed)
-	flags := append([]string{"--config", config, "--upstream", "http://" + upstream.Addr().String(), "--ttl", r.TTL.String(), "--unique", "email"}, r.Flags...)
+	flags := append([]string{"--config", config, "--upstream", "http://" + upstream.Addr().String(), "--ttl", r.TTL.String(), "--unique", "email"}, fault.ShortLog...)
+	flags = append(flags, r.Flags...)
 	if err := c.Start(ctx, flags...); err != nil {
 		return nil, err
 	}
