@@ -3,7 +3,8 @@
 // `onced-bench load` drives a running cluster; `onced-bench local` starts a
 // fresh one of three nodes on loopback, drives it, checks its answers and
 // removes it; `onced-bench gateway` does so with a service behind the gateway,
-// and reaches that directly too. The client shares the machine with the servers, so it is built
+// and reaches that directly too; `onced-bench compare` puts the same load on other
+// systems as well. The client shares the machine with the servers, so it is built
 // to be cheap: one goroutine and one persistent connection each, hand-built
 // requests, and no more of an answer parsed than is checked.
 package main
@@ -46,6 +47,7 @@ type commands struct {
 	Local localCommand `cmd:"" help:"Start a fresh three-node cluster on loopback, drive it, check its answers, remove it."`
 
 	Gateway  gatewayCommand  `cmd:"" help:"Start a service and a fresh three-node cluster in front of it, and compare the service reached directly and through the gateway."`
+	Compare  compareCommand  `cmd:"" help:"Start a fresh three-node cluster, etcd, NATS, PostgreSQL and Redis, one after the other, and compare them under the same load."`
 	Upstream upstreamCommand `cmd:"" hidden:"" help:"Be the service that the gateway is measured with."`
 }
 

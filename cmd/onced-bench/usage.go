@@ -49,7 +49,7 @@ func readUsage(origin time.Time, pids []int) usage {
 		var sum time.Duration
 		u.servers = &sum
 		for _, pid := range pids {
-			d, err := processTime(pid)
+			d, err := treeTime(pid)
 			if err != nil {
 				u.servers = nil
 				break
@@ -89,6 +89,50 @@ func (u usage) otherBusy() *float64 {
 	other := *u.machine - *u.client - *u.servers
 	share := 100 * other.Seconds() / (u.at.Seconds() * float64(runtime.NumCPU()))
 	return &share
+}
+
+// treeTime returns the user and system time of a process, of those it waited
+// for and of all that descend from it.
+func treeTime(root int) (time.Duration, error) {
+	var sum time.Duration
+	for pending := []int{root}; len(pending) > 0; {
+		pid := pending[0]
+		pending = pending[1:]
+		stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+		if err != nil {
+			if pid == root {
+				return 0, fmt.Errorf("read CPU time of process %d: %w", pid, err)
+			}
+			continue // it ended meanwhile
+		}
+		d, err := parseTreeStat(stat)
+		if err != nil {
+			return 0, fmt.Errorf("read CPU time of process %d: %w", pid, err)
+		}
+		sum += d
+		// Servers fork from their first thread.
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+		if err != nil {
+			continue
+		}
+		for _, field := range bytes.Fields(children) {
+			if child, err := strconv.Atoi(string(field)); err == nil {
+				pending = append(pending, child)
+			}
+		}
+	}
+	return sum, nil
+}
+
+// parseTreeStat reads utime, stime, cutime and cstime, fields 14 to 17 of
+// /proc/<pid>/stat.
+func parseTreeStat(stat []byte) (time.Duration, error) {
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	const first, utime, cstime = 3, 14, 17
+	if len(fields) <= cstime-first {
+		return 0, errors.New("too few fields")
+	}
+	return sumTicks(fields[utime-first : cstime-first+1])
 }
 
 // checkProcesses reports the processes whose CPU time cannot be read.
