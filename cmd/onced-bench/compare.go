@@ -30,7 +30,7 @@ type compareCommand struct {
 	Timeout     time.Duration `default:"15s" help:"After which an operation is given up."`
 	ValueBytes  byteRange     `default:"300-500" help:"Size of a value, uniform in this range."`
 	Keys        int           `default:"10000" help:"Keys that replays are spread over, created beforehand."`
-	Out         string        `default:"comparison" help:"Where compare.png and compare.csv are written." placeholder:"DIR"`
+	Out         string        `default:".tools/compare" help:"Where compare.png and compare.csv are written." placeholder:"DIR"`
 	Tools       string        `default:".tools" help:"Where servers that are built from source are kept." placeholder:"DIR"`
 	Install     bool          `default:"true" negatable:"" help:"Get servers that are missing: from the Go module proxy, and as root from Debian."`
 }
