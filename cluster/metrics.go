@@ -18,6 +18,9 @@ type metrics struct {
 	localReplays   prometheus.Counter
 	leaderChanges  prometheus.Counter
 	expired        prometheus.Counter
+
+	snapshotSeconds prometheus.Histogram
+	snapshotBytes   prometheus.Counter
 }
 
 // fast are buckets for what takes between 0.1 ms and some seconds.
@@ -42,6 +45,8 @@ func newMetrics(n *Node) *metrics {
 	m.localReplays = counter("local_replays_total", "Requests answered from this node's applied state, without a commit.")
 	m.leaderChanges = counter("leader_changes_total", "Changes of leader that this node saw.")
 	m.expired = counter("expired_total", "Records and leases that this node's expire entries touched.")
+	m.snapshotSeconds = histogram("snapshot_seconds", "Time to make one snapshot, which is to put on disk what was in memory.", fast)
+	m.snapshotBytes = counter("snapshot_bytes_total", "Bytes written out for snapshots, and meanwhile.")
 	m.gauges(n)
 	if m.to != nil {
 		m.to.MustRegister(m.collectors...)
@@ -68,6 +73,7 @@ func (m *metrics) gauges(n *Node) {
 		return skew.Seconds()
 	})
 	gauge("store_bytes", "Bytes of the state on disk.", nil, func() float64 { return float64(n.state.Size()) })
+	gauge("store_compactions", "Compactions of the state that have ended since it was opened.", nil, func() float64 { return float64(n.state.Compactions()) })
 	gauge("snapshot_installs", "Snapshots installed from the leader since the start.", nil, func() float64 { return float64(n.state.Installs()) })
 	gauge("log_first_index", "First log entry that is kept: a node that lags by more is sent a snapshot.", nil, func() float64 {
 		return n.ifRunning(func() float64 {

@@ -132,8 +132,12 @@ func (n *Node) open(context.Context) (err error) {
 		return err
 	}
 	n.state, err = n.ground.State(state.Options{
-		OnChange:  n.waiters.changed,
-		OnApply:   func(_, _ int, took time.Duration) { n.met.applySeconds.Observe(took.Seconds()); n.applied() },
+		OnChange: n.waiters.changed,
+		OnApply:  func(_, _ int, took time.Duration) { n.met.applySeconds.Observe(took.Seconds()); n.applied() },
+		OnSnapshot: func(took time.Duration, wrote uint64) {
+			n.met.snapshotSeconds.Observe(took.Seconds())
+			n.met.snapshotBytes.Add(float64(wrote))
+		},
 		OnInstall: func() { n.applied(); n.waiters.wakeAll() },
 		OnFatal:   n.fail,
 		Await:     func(index uint64) error { return n.logs.Await(index, n.stopped) },

@@ -217,6 +217,16 @@ func (p *Pebble) Checkpoint(dir string) error {
 // Size returns the bytes that the store takes on disk.
 func (p *Pebble) Size() int64 { return int64(p.db.Metrics().DiskSpaceUsage()) }
 
+// Flushed returns the bytes that were written out from memory since the store
+// was opened.
+func (p *Pebble) Flushed() uint64 {
+	m := p.db.Metrics()
+	return m.Levels[0].TableBytesFlushed + m.Levels[0].BlobBytesFlushed
+}
+
+// Compactions returns how many compactions have ended since the store was opened.
+func (p *Pebble) Compactions() int64 { return p.db.Metrics().Compact.Count }
+
 // Metrics returns Pebble's own account of itself.
 func (p *Pebble) Metrics() *pebble.Metrics { return p.db.Metrics() }
 

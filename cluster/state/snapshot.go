@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -34,6 +35,7 @@ func (p *snapshot) Persist(to raft.SnapshotSink) error {
 		return errors.New("persist snapshot: the sink is not of this state")
 	}
 	k.local = true
+	began, before := time.Now(), p.state.Flushed()
 	err := p.state.passOver(k.meta.Index, k.meta.Term)
 	if err == nil {
 		err = p.state.sync()
@@ -42,6 +44,9 @@ func (p *snapshot) Persist(to raft.SnapshotSink) error {
 		err = fmt.Errorf("persist snapshot: %w", err)
 		p.state.fail(err)
 		return err
+	}
+	if p.state.opts.OnSnapshot != nil {
+		p.state.opts.OnSnapshot(time.Since(began), p.state.Flushed()-before)
 	}
 	return nil
 }

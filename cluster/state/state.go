@@ -33,6 +33,10 @@ type Options struct {
 	// OnApply is told of each batch: how many log entries and commands it
 	// had, and how long it took. nil: nobody is told.
 	OnApply func(entries, commands int, took time.Duration)
+	// OnSnapshot is told of each snapshot that was made for raft: how long it
+	// took, and how many bytes were written out for it and meanwhile. nil:
+	// nobody is told.
+	OnSnapshot func(took time.Duration, wrote uint64)
 	// OnInstall is told that a snapshot took the place of the state: any key
 	// may have changed. nil: nobody is told.
 	OnInstall func()
@@ -279,6 +283,34 @@ func (s *State) Size() int64 {
 	}
 	defer release()
 	return l.data.Size()
+}
+
+// Flushed returns the bytes that the store wrote out from memory since it was
+// opened, 0 if it does not say.
+func (s *State) Flushed() uint64 {
+	l, release, err := s.acquire()
+	if err != nil {
+		return 0
+	}
+	defer release()
+	if counting, ok := l.data.(interface{ Flushed() uint64 }); ok {
+		return counting.Flushed()
+	}
+	return 0
+}
+
+// Compactions returns how many compactions of the store have ended since it
+// was opened, 0 if it does not say.
+func (s *State) Compactions() int64 {
+	l, release, err := s.acquire()
+	if err != nil {
+		return 0
+	}
+	defer release()
+	if counting, ok := l.data.(interface{ Compactions() int64 }); ok {
+		return counting.Compactions()
+	}
+	return 0
 }
 
 // Installs returns how many snapshots of a leader were installed since Open.

@@ -48,6 +48,8 @@ type commands struct {
 
 	Gateway  gatewayCommand  `cmd:"" help:"Start a service and a fresh three-node cluster in front of it, and compare the service reached directly and through the gateway."`
 	Compare  compareCommand  `cmd:"" help:"Start a fresh three-node cluster, etcd, NATS, PostgreSQL and Redis, one after the other, and compare them under the same load."`
+	Scale    scaleCommand    `cmd:"" help:"Fill a fresh three-node cluster level by level, and compare what things cost at each."`
+	Timeline timelineCommand `cmd:"" help:"Drive a fresh three-node cluster at a fixed rate through a leader's loss, a snapshot, compactions and an expiry, and show the latency over time."`
 	Upstream upstreamCommand `cmd:"" hidden:"" help:"Be the service that the gateway is measured with."`
 }
 

@@ -23,6 +23,10 @@ type tally struct {
 	operations   int64                   // done in the window
 	failures     map[string]int64
 	firstFailure error
+
+	// also, unless nil, counts the same operations by when they began, those
+	// outside the window too.
+	also *intervals
 }
 
 // newTally returns a tally for the window.
@@ -41,6 +45,9 @@ func newTally(from, to time.Time) *tally {
 func (t *tally) add(begun, ended time.Time, result outcome, detail error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.also != nil {
+		t.also.add(begun, ended, result)
+	}
 	if result != done {
 		t.failures[string(result)]++
 		if t.firstFailure == nil || (result == wrong && t.failures[string(wrong)] == 1) {

@@ -212,6 +212,11 @@ func (o *operator) postCreate(ctx context.Context, number uint64) (answer, []byt
 // claim claims a new key and completes it.
 func (o *operator) claim(ctx context.Context, number uint64) (outcome, error) {
 	o.part = append(o.part[:0], `{"lease":"30s"}`...)
+	return o.claimAsked(ctx, number)
+}
+
+// claimAsked claims a new key, with the request's body in o.part, and completes it.
+func (o *operator) claimAsked(ctx context.Context, number uint64) (outcome, error) {
 	o.keyRequest(number, "/claim")
 	a, err := o.exchange(ctx, o.request)
 	if err != nil {

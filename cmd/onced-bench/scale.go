@@ -1,0 +1,394 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// scaleCommand compares what things cost with few keys stored and with many.
+type scaleCommand struct {
+	clusterOptions
+	Keys            []uint64      `default:"10000,1000000,10000000" help:"Keys stored at each level, rising. The cluster goes from one to the next."`
+	Connections     int           `default:"64" help:"Connections that are measured with."`
+	FillConnections int           `default:"256" help:"Connections that fill it."`
+	Duration        time.Duration `default:"20s" help:"Measured time of each kind of work."`
+	Warmup          time.Duration `default:"2s" help:"Time before it, with load and without measurement."`
+	Timeout         time.Duration `default:"30s" help:"After which an operation's connection is given up."`
+	AnswerBytes     int           `default:"300" help:"Size of a stored response."`
+	PacedRate       int64         `default:"1500" help:"New keys a second, open loop, beside which expiry is measured."`
+	ExpiryRate      int64         `default:"500" help:"Keys a second that are claimed, completed and end beside them."`
+	Plot            string        `default:"scale.png" help:"PNG of it all; empty for none." placeholder:"FILE"`
+	JSON            bool          `name:"json" help:"Print one JSON object a level instead of the table."`
+}
+
+const (
+	maxLevel       = 100_000_000
+	shortestEnding = 2 * time.Second // ttl of keys that end while they are measured
+	settledFor     = 3 * time.Second // without a compaction
+	settledWithin  = 10 * time.Minute
+	sweptWithin    = 2 * time.Minute
+)
+
+func (s *scaleCommand) check() error {
+	var errs []error
+	refuse := func(bad bool, format string, args ...any) {
+		if bad {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	refuse(len(s.Keys) == 0 || len(s.Keys) > 16, "--keys has %d levels; 1 to 16 are possible", len(s.Keys))
+	rising := slices.IsSorted(s.Keys) && len(slices.Compact(slices.Clone(s.Keys))) == len(s.Keys)
+	refuse(!rising || (len(s.Keys) > 0 && (s.Keys[0] < 1 || slices.Max(s.Keys) > maxLevel)),
+		"--keys %v does not rise within 1 and %d", s.Keys, maxLevel)
+	for name, n := range map[string]int{"--connections": s.Connections, "--fill-connections": s.FillConnections} {
+		refuse(n < 1 || n > maxConnections, "%s %d is not within 1 and %d", name, n, maxConnections)
+	}
+	refuse(s.Duration < 100*time.Millisecond || s.Duration > maxDuration, "--duration %s is not within 100ms and %s", s.Duration, maxDuration)
+	refuse(s.Warmup < 0 || s.Warmup > maxDuration, "--warmup %s is not within 0 and %s", s.Warmup, maxDuration)
+	refuse(s.Timeout < 100*time.Millisecond || s.Timeout > maxTimeout, "--timeout %s is not within 100ms and %s", s.Timeout, maxTimeout)
+	refuse(s.AnswerBytes < 100 || s.AnswerBytes > maxValue, "--answer-bytes %d is not within 100 and %d", s.AnswerBytes, maxValue)
+	for name, n := range map[string]int64{"--paced-rate": s.PacedRate, "--expiry-rate": s.ExpiryRate} {
+		refuse(n < 1 || n > maxRate, "%s %d is not within 1 and %d", name, n, maxRate)
+	}
+	return errors.Join(errs...)
+}
+
+// Run measures level after level. Wrong answers and failures are errors;
+// missing a target is not.
+func (s *scaleCommand) Run(ctx context.Context, to streams) error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	return s.withCluster(ctx, to, "", func(c *localCluster) error {
+		run := &scaleRun{scaleCommand: s, cluster: c, driver: newDriver(s.AnswerBytes, s.Timeout), to: to, nodes: len(c.nodes)}
+		for _, keys := range s.Keys {
+			l, err := run.level(ctx, keys)
+			if err != nil {
+				return fmt.Errorf("measure with %d keys: %w", keys, err)
+			}
+			run.levels = append(run.levels, l)
+		}
+		if err := s.report(to, run.levels); err != nil {
+			return err
+		}
+		return run.failed()
+	})
+}
+
+// scaleRun is one run of the command.
+type scaleRun struct {
+	*scaleCommand
+	cluster *localCluster
+	driver  *driver
+	to      streams
+	nodes   int // there have been, for the names of new ones
+	levels  []scaleLevel
+}
+
+// level fills the cluster up to so many keys and measures all there is.
+func (r *scaleRun) level(ctx context.Context, keys uint64) (scaleLevel, error) {
+	l := scaleLevel{Keys: keys, Failures: map[string]int64{}}
+	snapshots, err := r.snapshots(ctx)
+	if err != nil {
+		return l, err
+	}
+	steps := []struct {
+		name string
+		do   func(context.Context, *scaleLevel) error
+	}{
+		{"filling", r.fill},
+		{"settling", r.settle},
+		{"memory", r.memory},
+		{"replays", r.replays},
+		{"new keys", r.newKeys},
+		{"expiry", r.expiry},
+		{"settling", r.settle},
+		{"restarts", r.restarts},
+		{"settling", r.settle},
+		{"disk", r.disk},
+		{"a new node", r.joining},
+	}
+	for _, step := range steps {
+		fmt.Fprintf(r.to.progress, "%s keys: %s\n", count(float64(keys)), step.name)
+		if step.name == "restarts" { // with which the counters begin anew
+			after, err := r.snapshots(ctx)
+			if err != nil {
+				return l, err
+			}
+			l.noteSnapshots(snapshots, after)
+		}
+		if err := errors.Join(step.do(ctx, &l), ctx.Err()); err != nil {
+			return l, fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	return l, nil
+}
+
+func (r *scaleRun) failed() error {
+	var errs []error
+	for _, l := range r.levels {
+		failures := maps.Clone(l.Failures)
+		delete(failures, string(unsent)) // slow, not wrong: the table tells
+		if len(failures) > 0 {
+			errs = append(errs, fmt.Errorf("operations failed with %d keys: %s: %s", l.Keys, tell(failures), l.FirstFailure))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *scaleRun) fill(ctx context.Context, l *scaleLevel) (err error) {
+	r.driver.bench.addrs = r.cluster.addrs()
+	// Those of the levels before, replaced nodes' addresses among them, are gone.
+	l.FillPerSecond, err = r.driver.fill(ctx, l.Keys, min(r.FillConnections, int(l.Keys)), r.to.progress)
+	return err
+}
+
+// settle returns once no node has ended a compaction for a while, nor changed
+// its size.
+func (r *scaleRun) settle(ctx context.Context, _ *scaleLevel) error {
+	limit := time.Now().Add(settledWithin)
+	var last [2]float64
+	for since := time.Now(); time.Since(since) < settledFor; {
+		var now [2]float64
+		for _, n := range r.cluster.nodes {
+			m, err := n.metrics(ctx)
+			if err != nil {
+				return err
+			}
+			now[0] += m["onced_store_compactions"]
+			now[1] += m["onced_store_bytes"]
+		}
+		if now != last {
+			last, since = now, time.Now()
+		}
+		if time.Now().After(limit) {
+			fmt.Fprintf(r.to.progress, "still compacting after %s\n", settledWithin)
+			return nil
+		}
+		if err := sleepUntil(ctx, time.Now().Add(settledFor/10)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// memory reads what the nodes take of it: the most of any node's.
+func (r *scaleRun) memory(_ context.Context, l *scaleLevel) error {
+	const mebi = 1 << 20
+	for _, n := range r.cluster.nodes {
+		memory, err := residentOf(n.process.Process.Pid)
+		if err != nil {
+			return err
+		}
+		l.ResidentMiB = max(l.ResidentMiB, float64(memory.all)/mebi)
+		l.AnonymousMiB = max(l.AnonymousMiB, float64(memory.anonymous)/mebi)
+		l.MappedMiB = max(l.MappedMiB, float64(memory.file)/mebi)
+	}
+	return nil
+}
+
+// disk reads what the followers take of it: the most of any one's. One that was
+// restarted has nothing in memory that is yet to be written out.
+func (r *scaleRun) disk(ctx context.Context, l *scaleLevel) error {
+	leader, err := r.cluster.leader(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range r.cluster.nodes {
+		if n == leader {
+			continue
+		}
+		m, err := n.metrics(ctx)
+		if err != nil {
+			return err
+		}
+		if l.Stored = max(l.Stored, m[`onced_records{state="completed"}`]); l.Stored == 0 {
+			return fmt.Errorf("%s stores no key", n.id)
+		}
+		state, errState := dirBytes(filepath.Join(n.dataDir(), "state"))
+		log, errLog := dirBytes(filepath.Join(n.dataDir(), "raft"))
+		if err := errors.Join(errState, errLog); err != nil {
+			return err
+		}
+		l.StateBytesPerKey = max(l.StateBytesPerKey, float64(state)/l.Stored)
+		l.LogMiB = max(l.LogMiB, float64(log)/(1<<20))
+	}
+	l.DiskPerPayload = l.StateBytesPerKey / float64(r.AnswerBytes+len("00000000-0000-4000-8000-000000000000"))
+	return nil
+}
+
+func (r *scaleRun) replays(ctx context.Context, l *scaleLevel) error {
+	t := r.driver.run(ctx, r.Warmup, r.Duration, flow{connections: r.Connections, operation: replayingAny})[0]
+	l.ReplaysPerSecond, l.ReplayP99 = float64(t.operations)/r.Duration.Seconds(), t.milliseconds(99)
+	l.noteFailures(t)
+	return nil
+}
+
+func (r *scaleRun) newKeys(ctx context.Context, l *scaleLevel) error {
+	t := r.driver.run(ctx, r.Warmup, r.Duration, flow{connections: r.Connections, operation: creatingNew})[0]
+	l.NewPerSecond, l.NewP99 = float64(t.operations)/r.Duration.Seconds(), t.milliseconds(99)
+	l.noteFailures(t)
+	return nil
+}
+
+// expiry measures new keys at a fixed rate twice, beside the same claims:
+// which end in a day, and which end as fast as they come.
+func (r *scaleRun) expiry(ctx context.Context, l *scaleLevel) error {
+	warmup := r.Warmup + 2*shortestEnding // from then on, as many end as come
+	beside := func(ttl time.Duration) []*tally {
+		ending := func(k *keeper) operation { return k.ending(func() time.Duration { return ttl }) }
+		return r.driver.run(ctx, warmup, r.Duration,
+			flow{connections: r.Connections, rate: r.PacedRate, operation: creatingNew},
+			flow{connections: r.Connections, rate: r.ExpiryRate, operation: ending})
+	}
+	lasting := beside(24 * time.Hour)
+	before, err := r.records(ctx)
+	if err != nil {
+		return err
+	}
+	created := r.driver.ledger.next.Load()
+	ending := beside(shortestEnding)
+	l.noteFailures(slices.Concat(lasting, ending)...)
+	l.P99WithoutExpiry, l.P99WithExpiry = lasting[0].milliseconds(99), ending[0].milliseconds(99)
+	l.EndingPerSecond = float64(ending[1].operations) / r.Duration.Seconds()
+	want := before + float64(r.driver.ledger.next.Load()-created)
+	l.SweptAfterSeconds, err = r.swept(ctx, want, time.Now().Add(shortestEnding))
+	return err
+}
+
+// swept returns how long after due there were no more records than wanted.
+func (r *scaleRun) swept(ctx context.Context, want float64, due time.Time) (float64, error) {
+	for {
+		now, err := r.records(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if now <= want {
+			return max(0, time.Since(due).Seconds()), nil
+		}
+		if time.Since(due) > sweptWithin {
+			return 0, fmt.Errorf("%.0f records are left %s after they ended", now-want, sweptWithin)
+		}
+		if err := sleepUntil(ctx, time.Now().Add(probeEvery)); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// records returns how many there are on the leader, in whatever state.
+func (r *scaleRun) records(ctx context.Context) (float64, error) {
+	leader, err := r.cluster.leader(ctx)
+	if err != nil {
+		return 0, err
+	}
+	m, err := leader.metrics(ctx)
+	return m[`onced_records{state="completed"}`] + m[`onced_records{state="claimed"}`] + m[`onced_records{state="unknown"}`], err
+}
+
+// snapshots returns the metrics of snapshots, added up over the nodes.
+func (r *scaleRun) snapshots(ctx context.Context) (sum snapshotSums, err error) {
+	for _, n := range r.cluster.nodes {
+		m, err := n.metrics(ctx)
+		if err != nil {
+			return sum, err
+		}
+		sum.count += m["onced_snapshot_seconds_count"]
+		sum.seconds += m["onced_snapshot_seconds_sum"]
+		sum.bytes += m["onced_snapshot_bytes_total"]
+	}
+	return sum, nil
+}
+
+// restarts has a follower stop and come back, by itself and after a kill.
+func (r *scaleRun) restarts(ctx context.Context, l *scaleLevel) error {
+	for _, by := range []struct {
+		signal  syscall.Signal
+		seconds *float64
+	}{{syscall.SIGKILL, &l.KilledSeconds}, {syscall.SIGTERM, &l.RestartSeconds}} {
+		n, err := r.cluster.follower(ctx)
+		if err != nil {
+			return err
+		}
+		took, err := r.cluster.restart(ctx, n, by.signal)
+		if err != nil {
+			return err
+		}
+		*by.seconds = took.Seconds()
+	}
+	return nil
+}
+
+// joining has a new, empty node take a follower's place, and measures until it
+// has caught up.
+func (r *scaleRun) joining(ctx context.Context, l *scaleLevel) error {
+	leader, err := r.cluster.leader(ctx)
+	if err != nil {
+		return err
+	}
+	leaves, err := r.cluster.follower(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := leader.ask(ctx, "DELETE", "/v1/cluster/nodes/"+leaves.id, "", 204); err != nil {
+		return err
+	}
+	if err := errors.Join(leaves.end(syscall.SIGTERM), os.RemoveAll(leaves.dataDir())); err != nil {
+		return err
+	}
+	r.nodes++
+	comes := &localNode{id: fmt.Sprintf("n%d", r.nodes), httpAddr: leaves.httpAddr, raftAddr: leaves.raftAddr, exited: make(chan struct{})}
+	home := filepath.Dir(leaves.dataDir())
+	comes.log = filepath.Join(home, comes.id+".log")
+	args := append([]string{"serve", "--node-id", comes.id, "--data-dir", filepath.Join(home, comes.id),
+		"--http-addr", comes.httpAddr, "--raft-addr", comes.raftAddr, "--join", leader.raftAddr}, r.ServeArg...)
+	if err := r.cluster.replace(leaves, comes, leaves.process.Path, args); err != nil {
+		return err
+	}
+	return r.catchUp(ctx, leader, comes, l)
+}
+
+func (r *scaleRun) catchUp(ctx context.Context, leader, comes *localNode, l *scaleLevel) error {
+	limit := time.Now().Add(readyWithin)
+	for { // it has to listen first
+		if _, err := comes.ask(ctx, "GET", "/livez", "", 200); err == nil {
+			break
+		} else if time.Now().After(limit) {
+			return fmt.Errorf("%w\n%s", err, comes.lastWords())
+		}
+		if err := sleepUntil(ctx, time.Now().Add(probeEvery)); err != nil {
+			return err
+		}
+	}
+	at, err := leader.metrics(ctx)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	body := fmt.Sprintf(`{"id":%q,"raft_addr":%q}`, comes.id, comes.raftAddr)
+	if _, err := leader.ask(ctx, "POST", "/v1/cluster/nodes", body, 201); err != nil {
+		return fmt.Errorf("%w\n%s", err, comes.lastWords())
+	}
+	err = comes.awaitReady(ctx, func(m map[string]float64) bool { return m["onced_applied_index"] >= at["onced_applied_index"] })
+	if err != nil {
+		return err
+	}
+	l.CatchUpSeconds = time.Since(began).Seconds()
+	m, err := comes.metrics(ctx)
+	if err != nil {
+		return err
+	}
+	if m["onced_snapshot_installs"] > 0 {
+		rate := m["onced_store_bytes"] / 1e6 / l.CatchUpSeconds
+		l.CatchUpMBPerSecond = &rate
+	}
+	runtime.GC() // of this program, before it measures again
+	return nil
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// expiringNumbers are the numbers of keys that end soon; those of the ledger
+// are below.
+const expiringNumbers = uint64(1) << 62
+
+// keeper runs operations on one connection against the keys of a ledger. It
+// belongs to one goroutine.
+type keeper struct {
+	*operator
+	ledger *ledger
+	random *rand.Rand
+}
+
+// create creates the ledger's next key, whatever the number given.
+func (k *keeper) create(ctx context.Context, _ uint64) (outcome, error) {
+	return k.createNumber(ctx, k.ledger.take(), false)
+}
+
+// createNumber creates a key of the ledger. An answer that is a replay is
+// right only if the request may have been sent before.
+func (k *keeper) createNumber(ctx context.Context, number uint64, again bool) (outcome, error) {
+	a, data, err := k.postCreate(ctx, number)
+	switch {
+	case err != nil:
+		return failed(err)
+	case a.status != 201:
+		return unexpected(a)
+	case a.replayed && !again:
+		return wrong, errors.New("a new key was answered with a replay")
+	}
+	result, detail := created(a, data)
+	if result == done {
+		k.ledger.keep(number, a.body)
+	}
+	return result, detail
+}
+
+// createSurely creates the ledger's next key, trying again where the service
+// may be busy.
+func (k *keeper) createSurely(ctx context.Context) error {
+	const attempts, pause = 40, 250 * time.Millisecond
+	number := k.ledger.take()
+	var detail error
+	for i := range attempts {
+		var result outcome
+		if result, detail = k.createNumber(ctx, number, i > 0); result == done {
+			return nil
+		}
+		if result == wrong {
+			break
+		}
+		if err := sleepUntil(ctx, time.Now().Add(pause)); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("create key %d: %w", number, detail)
+}
+
+// replay repeats the request of one of all the ledger's keys, and checks that
+// its answer is byte for byte that of the first.
+func (k *keeper) replay(ctx context.Context, _ uint64) (outcome, error) {
+	number, found := k.ledger.pick(k.random)
+	if !found {
+		return wrong, errors.New("there is no key to replay")
+	}
+	a, _, err := k.postCreate(ctx, number)
+	switch {
+	case err != nil:
+		return failed(err)
+	case a.status != 201:
+		return unexpected(a)
+	case !a.replayed:
+		return wrong, fmt.Errorf("key %d was run again: a replay without Idempotent-Replayed: true", number)
+	}
+	if _, same := k.ledger.kept(number, a.body); !same {
+		return wrong, fmt.Errorf("key %d was answered %.200q, which is not its first answer", number, a.body)
+	}
+	return done, nil
+}
+
+// ending returns an operation that claims and completes a key which ends the
+// time that ttl returns after its completion.
+func (k *keeper) ending(ttl func() time.Duration) operation {
+	return func(ctx context.Context, number uint64) (outcome, error) {
+		k.part = append(k.part[:0], `{"lease":"30s","ttl":"`...)
+		k.part = append(k.part, max(ttl(), time.Second).Round(time.Millisecond).String()...)
+		k.part = append(k.part, `"}`...)
+		return k.claimAsked(ctx, expiringNumbers|number)
+	}
+}
