@@ -4,7 +4,8 @@
 // fresh one of three nodes on loopback, drives it, checks its answers and
 // removes it; `onced-bench gateway` does so with a service behind the gateway,
 // and reaches that directly too; `onced-bench compare` puts the same load on other
-// systems as well. The client shares the machine with the servers, so it is built
+// systems as well; `onced-bench scale` fills one level by level, and
+// `onced-bench timeline` drives one through events. The client shares the machine with the servers, so it is built
 // to be cheap: one goroutine and one persistent connection each, hand-built
 // requests, and no more of an answer parsed than is checked.
 package main

@@ -119,7 +119,7 @@ func (r *timelineRun) note(name string, from time.Time) {
 // prepare makes the keys to replay and those that end together, and waits for
 // the moment from which they end when the expiry is due.
 func (r *timelineRun) prepare(ctx context.Context) error {
-	const gauged, slower = 2 * time.Second, 1.6
+	const gauged, slower, atLeast = 2 * time.Second, 1.6, 5 * time.Second
 	if _, err := r.driver.fill(ctx, r.Keys, min(r.Connections, int(r.Keys)), r.progress); err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (r *timelineRun) prepare(ctx context.Context) error {
 	}
 	perSecond := float64(t.operations) / gauged.Seconds()
 	making := time.Duration(slower * float64(r.Expiring) / perSecond * float64(time.Second))
-	r.begin = time.Now().Add(making + gauged)
+	r.begin = time.Now().Add(making + atLeast)
 	ends := r.begin.Add(expiryAt * r.Between)
 	fmt.Fprintf(r.progress, "making %s keys that end together, at most until %s\n", count(float64(r.Expiring)), r.begin.Format(time.TimeOnly))
 	if err := r.makeEnding(ctx, ends); err != nil {

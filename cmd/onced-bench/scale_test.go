@@ -1,0 +1,274 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestLedgerKnowsAnswersToTheByte(t *testing.T) {
+	l := new(ledger)
+	random := rand.New(rand.NewPCG(1, 2))
+	if _, found := l.pick(random); found {
+		t.Error("picked from nothing")
+	}
+	far := uint64(ledgerPage + 3) // on the second page
+	l.next.Store(far)
+	if got := l.take(); got != far {
+		t.Errorf("took %d; want %d", got, far)
+	}
+	if known, _ := l.kept(far, nil); known {
+		t.Error("an answer is known before it was kept")
+	}
+	l.keep(far, []byte("answer"))
+	if known, same := l.kept(far, []byte("answer")); !known || !same {
+		t.Errorf("known %v, same %v; want both", known, same)
+	}
+	if _, same := l.kept(far, []byte("answes")); same {
+		t.Error("another answer is the same")
+	}
+	if _, same := l.kept(far-1, []byte("answer")); same {
+		t.Error("the answer is another key's too")
+	}
+}
+
+func TestLedgerPicksOnlyWhatIsKnown(t *testing.T) {
+	l := new(ledger)
+	for range 10 {
+		l.take()
+	}
+	l.keep(2, []byte("a"))
+	l.keep(7, []byte("b"))
+	random := rand.New(rand.NewPCG(1, 2))
+	picked := map[uint64]int{}
+	for range 200 {
+		if n, found := l.pick(random); found {
+			picked[n]++
+		}
+	}
+	if len(picked) != 2 || picked[2] == 0 || picked[7] == 0 {
+		t.Errorf("picked %v; want 2 and 7", picked)
+	}
+}
+
+func TestAnswersHaveTheSizeAskedFor(t *testing.T) {
+	f := newFake(t)
+	d := newDriver(300, time.Minute)
+	d.bench.addrs = []string{f.addr}
+	if _, err := d.fill(t.Context(), 20, 4, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.answers) != 20 {
+		t.Errorf("%d keys; want 20", len(f.answers))
+	}
+	for _, a := range f.answers {
+		if len(a) != 300 {
+			t.Fatalf("answer of %d bytes; want 300", len(a))
+		}
+	}
+	if perSecond, err := d.fill(t.Context(), 20, 4, io.Discard); err != nil || perSecond != 0 || len(f.answers) != 20 {
+		t.Errorf("filled again: %v a second, error %v, %d keys", perSecond, err, len(f.answers))
+	}
+}
+
+func TestKeeperJudgesReplays(t *testing.T) {
+	f := newFake(t)
+	d := newDriver(300, time.Minute)
+	d.bench.addrs = []string{f.addr}
+	k := d.newKeeper(newConn(d.bench.addrs, 0, time.Minute))
+	defer k.hangUp()
+	if result, _ := k.replay(t.Context(), 0); result != wrong {
+		t.Errorf("replay of nothing is %s", result)
+	}
+	if result, err := k.create(t.Context(), 0); result != done {
+		t.Fatalf("create is %s: %v", result, err)
+	}
+	if result, err := k.replay(t.Context(), 0); result != done {
+		t.Errorf("replay is %s: %v", result, err)
+	}
+	if result, _ := k.createNumber(t.Context(), 0, false); result != wrong {
+		t.Errorf("a new key that was there already is %s", result)
+	}
+	if result, err := k.createNumber(t.Context(), 0, true); result != done {
+		t.Errorf("a request sent again is %s: %v", result, err)
+	}
+	f.mu.Lock()
+	for key, a := range f.answers {
+		f.answers[key] = strings.Replace(a, "00000000-", "00000001-", 1)
+	}
+	f.mu.Unlock()
+	if result, err := k.replay(t.Context(), 0); result != wrong || !strings.Contains(err.Error(), "not its first answer") {
+		t.Errorf("a replay with another id is %s: %v", result, err)
+	}
+}
+
+func TestEndingKeysSayWhen(t *testing.T) {
+	f := newFake(t)
+	var asked []byte
+	f.bend = func(_ http.ResponseWriter, r *http.Request, body []byte) bool {
+		if strings.HasSuffix(r.URL.Path, "/claim") {
+			asked = bytes.Clone(body)
+		}
+		return false
+	}
+	d := newDriver(300, time.Minute)
+	d.bench.addrs = []string{f.addr}
+	k := d.newKeeper(newConn(d.bench.addrs, 0, time.Minute))
+	defer k.hangUp()
+	for ttl, want := range map[time.Duration]string{
+		90*time.Second + 123*time.Millisecond: "1m30.123s",
+		-time.Minute:                          "1s", // the shortest there is
+	} {
+		result, err := k.ending(func() time.Duration { return ttl })(t.Context(), uint64(ttl)>>3)
+		if result != done || string(asked) != `{"lease":"30s","ttl":"`+want+`"}` {
+			t.Errorf("ttl %s: %s, %v, claimed with %s; want %s", ttl, result, err, asked, want)
+		}
+	}
+}
+
+func TestReadsMetricsAndMemory(t *testing.T) {
+	m := parseMetrics([]byte("# HELP a b 1\nonced_is_leader 1\nonced_records{state=\"completed\"} 1e+06\nbroken x\n\n"))
+	if len(m) != 2 || m["onced_is_leader"] != 1 || m[`onced_records{state="completed"}`] != 1e6 {
+		t.Errorf("metrics %v", m)
+	}
+	r, err := parseResident("Name:\tonced\nVmRSS:\t  100 kB\nRssAnon:\t   70 kB\nRssFile:\t 30 kB\n")
+	if err != nil || r != (resident{100 << 10, 70 << 10, 30 << 10}) {
+		t.Errorf("memory %v, error %v", r, err)
+	}
+	if _, err := parseResident("VmRSS:\t100 kB\n"); err == nil {
+		t.Error("no error where a part is missing")
+	}
+	if r, err := residentOf(os.Getpid()); err != nil || r.all <= 0 || r.anonymous <= 0 {
+		t.Errorf("own memory %v, error %v", r, err)
+	}
+}
+
+func TestTableSaysWhichTargetsAreMet(t *testing.T) {
+	rate, mebi := 0.05, 12.0
+	levels := []scaleLevel{
+		{Keys: 10_000, NewPerSecond: 1000, NewP99: 10, ReplaysPerSecond: 1000, ResidentMiB: 100, RestartSeconds: 1, SnapshotSeconds: &rate, SnapshotMiB: &mebi},
+		{Keys: 1_000_000, NewPerSecond: 840, NewP99: 12.1, ReplaysPerSecond: 830, ResidentMiB: 1024, RestartSeconds: 5.1, Failures: map[string]int64{"503": 2}},
+	}
+	var out bytes.Buffer
+	if err := writeScaleTable(&out, levels); err != nil {
+		t.Fatal(err)
+	}
+	lines := map[string]string{}
+	for line := range strings.Lines(out.String()) {
+		fields := strings.Fields(line)
+		lines[strings.Split(line, "  ")[0]] = strings.Join(fields, " ")
+	}
+	for name, want := range map[string]string{
+		"keys":                 "keys 10,000 1,000,000 target",
+		"new keys/s":           "new keys/s 1000 840 flat within 20 %: met",
+		"new keys, p99 ms":     "new keys, p99 ms 10.00 12.10 flat within 20 %: not met at 1,000,000",
+		"replays/s":            "replays/s 1000 830 flat within 20 %: not met at 1,000,000",
+		"resident, MiB a node": "resident, MiB a node 100 1024 at most 1,024: met",
+		"restart to ready, s":  "restart to ready, s 1.00 5.10 at most 5: not met at 1,000,000",
+		"failures":             "failures none 503:2",
+	} {
+		if lines[name] != want {
+			t.Errorf("%s: %q; want %q", name, lines[name], want)
+		}
+	}
+	if !strings.Contains(out.String(), "at most 1.2: not measured") {
+		t.Errorf("no word of what was not measured:\n%s", out.String())
+	}
+}
+
+func TestSnapshotsAreMeans(t *testing.T) {
+	var l scaleLevel
+	l.noteSnapshots(snapshotSums{1, 1, 1}, snapshotSums{1, 1, 1})
+	if l.SnapshotSeconds != nil || l.SnapshotMiB != nil {
+		t.Error("a mean of nothing")
+	}
+	l.noteSnapshots(snapshotSums{1, 1, 1 << 20}, snapshotSums{5, 3, 9 << 20})
+	if l.Snapshots != 4 || *l.SnapshotSeconds != 0.5 || *l.SnapshotMiB != 2 {
+		t.Errorf("%v snapshots of %v s, %v MiB; want 4, 0.5, 2", l.Snapshots, *l.SnapshotSeconds, *l.SnapshotMiB)
+	}
+}
+
+func TestUnsentIsNoFailureOfScale(t *testing.T) {
+	r := &scaleRun{levels: []scaleLevel{{Keys: 1, Failures: map[string]int64{"unsent": 3}}}}
+	if err := r.failed(); err != nil {
+		t.Error(err)
+	}
+	r.levels = append(r.levels, scaleLevel{Keys: 2, Failures: map[string]int64{"wrong": 1}, FirstFailure: "bad"})
+	if err := r.failed(); err == nil || !strings.Contains(err.Error(), "with 2 keys: wrong:1: bad") {
+		t.Errorf("error %v; want the wrong answer", err)
+	}
+}
+
+func TestScaleAndTimelineRefuse(t *testing.T) {
+	for name, args := range map[string][]string{
+		"--keys [20 10]":     {"scale", "--keys", "20,10"},
+		"--keys [10 10]":     {"scale", "--keys", "10,10"},
+		"--answer-bytes 50":  {"scale", "--answer-bytes", "50"},
+		"--fill-connections": {"scale", "--fill-connections", "0"},
+		"--duration 1ms":     {"scale", "--duration", "1ms"},
+		"--rate 0":           {"timeline", "--rate", "0"},
+		"--expiring 0":       {"timeline", "--expiring", "0"},
+		"--interval 20s":     {"timeline", "--interval", "20s"},
+	} {
+		err := run(t.Context(), args, io.Discard, io.Discard)
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%q: error %v; want one with %q", args, err, name)
+		}
+	}
+}
+
+// wantPlot checks that a file is a PNG.
+func wantPlot(t *testing.T, path string) {
+	t.Helper()
+	if plot, err := os.ReadFile(path); err != nil || !bytes.HasPrefix(plot, []byte("\x89PNG")) {
+		t.Errorf("plot %.8q, error %v", plot, err)
+	}
+}
+
+// lasting bounds a run that has come to a stand.
+func lasting(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestScaleMeasuresARealCluster(t *testing.T) {
+	dir, plot := t.TempDir(), filepath.Join(t.TempDir(), "scale.png")
+	var out, progress bytes.Buffer
+	err := run(lasting(t), []string{"scale", "--dir", dir, "--keys", "200,2000", "--connections", "8", "--duration", "500ms", "--warmup", "0s",
+		"--paced-rate", "50", "--expiry-rate", "50", "--plot", plot, "--json"}, &out, &progress)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, progress.String())
+	}
+	var keys []uint64
+	for decoder := json.NewDecoder(&out); decoder.More(); {
+		var l scaleLevel
+		if err := decoder.Decode(&l); err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, l.Keys)
+		for name, v := range map[string]float64{"new": l.NewPerSecond, "replays": l.ReplaysPerSecond, "memory": l.ResidentMiB, "disk": l.StateBytesPerKey,
+			"log": l.LogMiB, "restart": l.RestartSeconds, "after a kill": l.KilledSeconds, "catching up": l.CatchUpSeconds} {
+			if v <= 0 {
+				t.Errorf("%d keys: %s is %v", l.Keys, name, v)
+			}
+		}
+		if l.Stored < float64(l.Keys) {
+			t.Errorf("%v keys stored; want %d", l.Stored, l.Keys)
+		}
+	}
+	if !slices.Equal(keys, []uint64{200, 2000}) {
+		t.Errorf("levels %v", keys)
+	}
+	wantPlot(t, plot)
+	wantEmpty(t, dir)
+}
