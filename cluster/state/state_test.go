@@ -467,3 +467,18 @@ func TestDirectoryThatLostAPartIsRefused(t *testing.T) {
 		})
 	}
 }
+
+func TestSnapshotsTellWhatTheyWrote(t *testing.T) {
+	o := options(t)
+	var wrote []uint64
+	o.OnSnapshot = func(_ time.Duration, n uint64) { wrote = append(wrote, n) }
+	s, err := Open(t.TempDir()+"/state", o)
+	check(t, err)
+	defer func() { check(t, s.Close()) }()
+	s.ApplyBatch(journal(t, 1, 500))
+	persist(t, s, 500, 1)
+	persist(t, s, 500, 1)
+	if len(wrote) != 2 || wrote[0] == 0 || wrote[1] != 0 {
+		t.Errorf("told of %v bytes, want some and then none", wrote)
+	}
+}
