@@ -125,10 +125,11 @@ func grants(calls []*call) (all []*granted) {
 		if c.verb == "claim" && c.ok() && c.answer.status == 201 {
 			g := byFence[c.record.Fence]
 			if g == nil {
-				g = &granted{call: c, lease: c.begin + c.lease, ended: never}
+				g = &granted{call: c, ended: never}
 				byFence[c.record.Fence] = g
 				all = append(all, g)
 			}
+			g.lease = max(g.lease, asked(calls, c)+c.lease)
 		}
 	}
 	for _, c := range calls {
@@ -149,6 +150,19 @@ func grants(calls []*call) (all []*granted) {
 	}
 	slices.SortFunc(all, func(a, b *granted) int { return cmp.Compare(a.record.Fence, b.record.Fence) })
 	return all
+}
+
+// asked is when the claim that c was answered may have been made. An answer that
+// repeats a grant makes it no longer: it may have been for the first of the
+// calls of that attempt, which was not answered.
+func asked(calls []*call, c *call) time.Duration {
+	first := c.begin
+	for _, other := range calls {
+		if c.record.Repeated && other.verb == "claim" && other.attempt == c.attempt {
+			first = min(first, other.begin)
+		}
+	}
+	return first
 }
 
 // judgeGrants: no two hold a key at once, and where the policy is block none
