@@ -24,7 +24,7 @@ func TestACrashedReplicaGoesOnFromItsLog(t *testing.T) {
 			}
 			r := &rig{TB: t, store: store}
 			r.open()
-			if err := r.Warm(); err != nil {
+			if err := r.Warm(nil)(); err != nil {
 				rt.Fatal(err)
 			}
 			if got := r.Meta().AppliedIndex; got < synced {

@@ -37,7 +37,8 @@ func (m *Mem) Get(key []byte) ([]byte, error) {
 
 // Scan implements Store. A nil bound is no bound.
 func (m *Mem) Scan(from, to []byte, visit func(key, value []byte) bool) error {
-	m.tree.Load().Ascend(pair{key: from}, func(p pair) bool {
+	// Of a copy, which costs nothing: the tree's own lock is held meanwhile.
+	m.tree.Load().Copy().Ascend(pair{key: from}, func(p pair) bool {
 		return (to == nil || bytes.Compare(p.key, to) < 0) && visit(p.key, p.value)
 	})
 	return nil

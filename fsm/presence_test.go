@@ -18,7 +18,7 @@ func TestPresenceNeverSaysNoForYes(t *testing.T) {
 	if p.lacks([]byte("anything")) {
 		t.Error("it knows what is not there before Warm")
 	}
-	if err := m.Warm(); err != nil {
+	if err := m.Warm(nil)(); err != nil {
 		t.Fatal(err)
 	}
 	stored := map[int]bool{}
@@ -41,7 +41,8 @@ func TestPresenceNeverSaysNoForYes(t *testing.T) {
 
 func TestPresenceOutlivesKeysWhoseHashesCollide(t *testing.T) {
 	var p presence
-	p.hashes, p.more = map[uint64]struct{}{}, map[uint64]int{}
+	p.begin()
+	p.end(true)
 	key := []byte("k")
 	h := xxhash.Sum64(key)
 	for range 3 { // as three keys of one hash
@@ -53,8 +54,8 @@ func TestPresenceOutlivesKeysWhoseHashesCollide(t *testing.T) {
 			t.Errorf("with %d keys of that hash left, lacks says %v", left, p.lacks(key))
 		}
 	}
-	if len(p.more) != 0 {
-		t.Errorf("%d hashes are left over", len(p.more))
+	if len(p.stored.more) != 0 {
+		t.Errorf("%d hashes are left over", len(p.stored.more))
 	}
 }
 
@@ -69,7 +70,7 @@ func TestAWarmMachineAnswersAsAColdOne(t *testing.T) {
 			}
 			machines[i] = m
 		}
-		if err := machines[1].Warm(); err != nil {
+		if err := machines[1].Warm(nil)(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -129,5 +130,95 @@ func TestAWarmMachineAnswersAsAColdOne(t *testing.T) {
 	}
 	if hashes[0] != hashes[1] {
 		t.Error("the states differ")
+	}
+}
+
+// slowStore has its scans stand still behind the first key.
+type slowStore struct {
+	Store
+	goOn chan struct{}
+}
+
+func (s slowStore) Scan(from, to []byte, visit func(key, value []byte) bool) error {
+	first := true
+	return s.Store.Scan(from, to, func(key, value []byte) bool {
+		if !first {
+			<-s.goOn
+		}
+		first = false
+		return visit(key, value)
+	})
+}
+
+func TestAMachineKnowsWhatWasAppliedWhileItWarmed(t *testing.T) {
+	r := newRig(t)
+	store := slowStore{r.store, make(chan struct{})}
+	r.store = store
+	close(store.goOn)
+	next := 0
+	claim := func(key int) {
+		next++
+		r.do(&Command{
+			Kind: Kind_CLAIM, RequestId: fmt.Appendf(nil, "%016d", next), Namespace: "ns", Key: fmt.Sprint(key),
+			Surface: Surface_SURFACE_KEYS, Lease: 1000, Ttl: 2000,
+		})
+	}
+	release := func(key int) {
+		rec, err := r.Lookup("ns", fmt.Sprint(key))
+		if err != nil || rec == nil {
+			t.Fatalf("look up key %d: %v, %v", key, rec, err)
+		}
+		r.do(&Command{Kind: Kind_RELEASE, RequestId: fmt.Appendf(nil, "r%015d", next), Namespace: "ns", Key: fmt.Sprint(key), Fence: rec.Fence})
+	}
+	for key := range 300 {
+		claim(key)
+	}
+	store.goOn = make(chan struct{})
+	r.store = store
+	r.open()
+	wait := r.Warm(nil)
+	for key := range 300 {
+		if key%3 > 0 {
+			release(key)
+		}
+		if key%3 > 1 {
+			claim(key)
+		}
+		claim(1000 + key)
+	}
+	if r.presence.lacks([]byte("anything")) {
+		t.Error("it knows what is not there before it is warm")
+	}
+	close(store.goOn)
+	if err := wait(); err != nil {
+		t.Fatal(err)
+	}
+	for key := range 1300 {
+		stored := key < 300 && key%3 != 1 || key >= 1000
+		if lacks := r.presence.lacks(appendName(nil, tableRecord, "ns", fmt.Sprint(key))); lacks == stored {
+			t.Errorf("key %d: stored %v, lacks %v", key, stored, lacks)
+		}
+	}
+}
+
+func TestWarmingThatIsStoppedKnowsNothing(t *testing.T) {
+	r := newRig(t)
+	store := slowStore{r.store, make(chan struct{})}
+	for i := range 2 * warmStride {
+		b := r.store.Batch()
+		_ = b.Set(fmt.Append([]byte{tableUnique}, i), nil)
+		_ = b.Commit()
+	}
+	r.store = store
+	r.open()
+	stop := make(chan struct{})
+	wait := r.Warm(stop)
+	close(stop)
+	close(store.goOn)
+	if err := wait(); err != nil {
+		t.Fatal(err)
+	}
+	if r.presence.phase != cold || r.presence.lacks([]byte("anything")) {
+		t.Error("it takes what it has read for all")
 	}
 }

@@ -118,7 +118,7 @@ func (h *history) replay(t *rapid.T, tb testing.TB) *rig {
 		if rapid.IntRange(0, 3).Draw(t, "reopen") == 0 {
 			r.open()
 			if rapid.Bool().Draw(t, "warm") {
-				if err := r.Warm(); err != nil {
+				if err := r.Warm(nil)(); err != nil {
 					t.Fatal(err)
 				}
 			}

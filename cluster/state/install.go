@@ -125,6 +125,7 @@ func (s *State) Restore(content io.ReadCloser) error {
 	if err := s.writeCurrent(current{Store: number, Installed: installed}); err != nil {
 		// It may or may not be on disk, so neither store is certain to be
 		// the one that counts.
+		next.leave()
 		err = errors.Join(fmt.Errorf("restore snapshot: %w", err), next.data.Close())
 		s.fail(err)
 		return err
@@ -174,7 +175,7 @@ func (s *State) adopt(next *store, installed uint64) {
 	if old == nil {
 		return
 	}
-	old.users.Wait()
+	old.leave()
 	if err := errors.Join(old.data.Close(), s.disk.Remove(s.storeDir(old.number))); err != nil {
 		s.opts.Log.Warn("the store before an installed snapshot is left over until the next start", "error", err)
 	}

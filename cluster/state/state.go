@@ -97,6 +97,14 @@ type store struct {
 	// synced is the machine's state as far as it is known to be on disk.
 	synced atomic.Pointer[fsm.Meta]
 	users  sync.WaitGroup
+	// leaving is closed when it is no longer to be used.
+	leaving chan struct{}
+}
+
+// leave waits until nobody uses the store any more.
+func (l *store) leave() {
+	close(l.leaving)
+	l.users.Wait()
 }
 
 var (
@@ -139,10 +147,13 @@ func (s *State) openStore(number uint64) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := machine.Warm(); err != nil {
-		return nil, errors.Join(err, data.Close())
-	}
-	l := &store{number: number, data: data, machine: machine}
+	l := &store{number: number, data: data, machine: machine, leaving: make(chan struct{})}
+	warmed := machine.Warm(l.leaving)
+	l.users.Go(func() {
+		if err := warmed(); err != nil {
+			s.fail(fmt.Errorf("open store: %w", err))
+		}
+	})
 	l.synced.Store(machine.Meta()) // what was read at opening is on disk
 	return l, nil
 }
@@ -329,7 +340,7 @@ func (s *State) Close() error {
 	if l.data.Halted() {
 		return nil // it was reported; some of its users may never return
 	}
-	l.users.Wait()
+	l.leave()
 	var err error
 	if s.failed() == nil {
 		err = l.data.Sync()
