@@ -48,6 +48,7 @@ func (n *Node) startDuties() (stop func()) {
 	ctx, cancel := context.WithCancel(n.context)
 	var running sync.WaitGroup
 	n.clock.reset()
+	n.current.Store(false)
 	running.Go(func() { n.keepTime(ctx) })
 	running.Go(func() { n.keepSwept(ctx) })
 	return func() {
@@ -83,7 +84,8 @@ func (n *Node) keepTime(ctx context.Context) {
 // keepSwept binds the cluster, and then expires what is due.
 //
 // It begins with an entry of its own: raft's no-op is not shown to the state
-// machine, and without one a follower could seem behind for ever.
+// machine, and without one a follower could seem behind for ever. Once that is
+// applied, so is all that was committed in terms before.
 func (n *Node) keepSwept(ctx context.Context) {
 	for {
 		if _, err := n.Propose(ctx, &fsm.Command{Kind: fsm.Kind_READ}); err == nil {
@@ -93,6 +95,7 @@ func (n *Node) keepSwept(ctx context.Context) {
 			return
 		}
 	}
+	n.current.Store(true)
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
@@ -122,7 +125,12 @@ func (n *Node) pingVoters(ctx context.Context) {
 	}
 	n.clock.setVoters(voters)
 	now, ok := n.clock.stamp()
-	applied, _ := n.state.Applied()
+	// After a start the leader may have applied little of its log yet. Until it
+	// has come to its own term, nobody has caught up by being as far.
+	var applied uint64
+	if n.current.Load() {
+		applied, _ = n.state.Applied()
+	}
 	if ok {
 		n.clock.hear(now)
 		n.ready.leaderApplied(applied)

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -51,6 +52,8 @@ type Node struct {
 	waiters    waiters
 	progress   progress
 	ready      readiness
+	// current: as the leader, this node has applied an entry of its own term.
+	current    atomic.Bool
 	leadership leadership
 
 	// raft and proposer are set before running is closed: when the cluster

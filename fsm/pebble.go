@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -305,7 +306,10 @@ type privateFS struct{ vfs.FS }
 
 func (fs privateFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	f, err := fs.FS.Create(name, c)
-	return private(f, err, name)
+	if f, err = private(f, err, name); err != nil {
+		return nil, err
+	}
+	return &politeFile{File: f}, nil
 }
 
 func (fs privateFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
@@ -326,6 +330,26 @@ func (fs privateFS) Lock(name string) (io.Closer, error) {
 func (fs privateFS) MkdirAll(dir string, _ os.FileMode) error { return fs.FS.MkdirAll(dir, 0o700) }
 
 func (fs privateFS) Unwrap() vfs.FS { return fs.FS }
+
+// politeFile gives way to other goroutines as it is written. Flushes and
+// compactions compute for seconds on end: on a node with one processor each step
+// of a commit would wait until they are preempted, 10 ms later.
+type politeFile struct {
+	vfs.File
+	since int // bytes written since it last gave way
+}
+
+// politeBytes is about half a millisecond of a flush's work.
+const politeBytes = 32 << 10
+
+func (f *politeFile) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	if f.since += n; f.since >= politeBytes {
+		f.since = 0
+		runtime.Gosched()
+	}
+	return n, err
+}
 
 // private narrows the mode of the file just opened. Its directory, 0700,
 // keeps others out before that.

@@ -118,6 +118,9 @@ func TestKillingAllNodesAtOnceUnderLoadLosesNoAnswer(t *testing.T) {
 	c := startProcesses(t, 3)
 	l := c.load(12, 0, 1, 2)
 	l.awaitMore(300)
+	if a := c.call(0, "POST", "/v1/keys/last/claim", `{"lease":"1h"}`); a.status != http.StatusCreated {
+		t.Fatalf("claim: %+v", a)
+	}
 	var wg sync.WaitGroup
 	for i := range c.nodes {
 		wg.Add(1)
@@ -134,7 +137,13 @@ func TestKillingAllNodesAtOnceUnderLoadLosesNoAnswer(t *testing.T) {
 	for i := range c.nodes {
 		c.start(i)
 	}
-	c.awaitReady()
+	for i, p := range c.nodes {
+		c.eventually(p.id+" to be ready", func() bool { return c.ready(i) })
+		// A node that is ready has all that was acknowledged in its own state.
+		if a := c.call(i, "GET", "/v1/keys/last?consistency=local", ""); a.status != http.StatusOK {
+			t.Errorf("%s is ready and has no record of what was claimed before: %+v", p.id, a)
+		}
+	}
 	l.allStand()
 	c.agree()
 }
