@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"io"
 	"slices"
 	"sync"
 
@@ -20,14 +21,16 @@ import (
 type intake struct {
 	servers func() []raft.Server       // of raft's latest configuration, none if that is not known
 	settle  func(stop <-chan struct{}) // waits until the log is on disk
+	// reached is the last entry that the state of this node contains.
+	reached func() (index, term uint64)
 	taken   chan raft.RPC
 	closed  chan struct{}
 	once    sync.Once
 	ended   sync.WaitGroup
 }
 
-func newIntake(from <-chan raft.RPC, settle func(stop <-chan struct{}), servers func() []raft.Server) *intake {
-	i := &intake{servers: servers, settle: settle, taken: make(chan raft.RPC), closed: make(chan struct{})}
+func newIntake(from <-chan raft.RPC, settle func(stop <-chan struct{}), reached func() (index, term uint64), servers func() []raft.Server) *intake {
+	i := &intake{servers: servers, settle: settle, reached: reached, taken: make(chan raft.RPC), closed: make(chan struct{})}
 	i.ended.Go(func() { i.run(from) })
 	return i
 }
@@ -42,7 +45,15 @@ func (i *intake) run(from <-chan raft.RPC) {
 					rpc.Respond(&raft.AppendEntriesResponse{}, err)
 					continue
 				}
-				boundCommit(sent)
+				heard := *sent
+				boundCommit(&heard)
+				i.skipContained(&heard)
+				rpc.Command = &heard
+			case *raft.InstallSnapshotRequest:
+				if i.contains(sent) {
+					go decline(rpc, sent) // which ends with the connection at the latest
+					continue
+				}
 			case *raft.RequestPreVoteRequest:
 				heard := *sent // the sender's own, where both are in one process
 				heard.ID = i.standIn(sent.ID)
@@ -82,6 +93,37 @@ func checkEntries(sent *raft.AppendEntriesRequest) error {
 func boundCommit(sent *raft.AppendEntriesRequest) {
 	last := sent.PrevLogEntry + uint64(len(sent.Entries))
 	sent.LeaderCommitIndex = min(sent.LeaderCommitIndex, last)
+}
+
+// skipContained has a message begin where this node's state ends, if it begins
+// before. What is contained was committed, and so is the same in the log of every
+// leader; but it may be gone from this node's log, where raft would look for it, not find
+// the place to go on from, and be sent a snapshot that is older than its state.
+func (i *intake) skipContained(sent *raft.AppendEntriesRequest) {
+	reached, term := i.reached()
+	heartbeat := sent.PrevLogEntry == 0 && len(sent.Entries) == 0 // it asks for no place
+	if heartbeat || sent.PrevLogEntry >= reached {
+		return
+	}
+	skip := slices.IndexFunc(sent.Entries, func(e *raft.Log) bool { return e.Index > reached })
+	if skip < 0 {
+		skip = len(sent.Entries)
+	}
+	sent.PrevLogEntry, sent.PrevLogTerm, sent.Entries = reached, term, sent.Entries[skip:]
+}
+
+// contains reports whether a snapshot has nothing that this node's state has not.
+// Raft would install it all the same, and the state would go back.
+func (i *intake) contains(sent *raft.InstallSnapshotRequest) bool {
+	reached, _ := i.reached()
+	return sent.LastLogIndex <= reached
+}
+
+// decline answers that a snapshot is in the state, which it was before it came:
+// its leader goes on behind it.
+func decline(rpc raft.RPC, sent *raft.InstallSnapshotRequest) {
+	_, err := io.Copy(io.Discard, rpc.Reader) // else what follows on the connection is not found (hashicorp/raft#212)
+	rpc.Respond(&raft.InstallSnapshotResponse{Term: sent.Term, Success: err == nil}, err)
 }
 
 // standIn is the id under which raft hears a candidate: its own if raft's latest

@@ -1,6 +1,10 @@
 package cluster
 
 import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,8 +21,44 @@ type follower struct {
 	t      *testing.T
 	raft   *raft.Raft
 	logs   *logstore.Store
+	state  *containing
 	leader *raft.InmemTransport
 }
+
+// containing is a state machine of which nothing is known but up to which entry
+// it contains the log. A snapshot is that.
+type containing struct {
+	raft.FSM
+	mu          sync.Mutex
+	index, term uint64
+	restored    int
+	forget      func(index uint64) error
+}
+
+func (c *containing) reached() (index, term uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.index, c.term
+}
+
+func (c *containing) Apply(log *raft.Log) any {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.index, c.term = log.Index, log.Term
+	return nil
+}
+
+func (c *containing) Restore(content io.ReadCloser) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := fmt.Fscan(content, &c.index, &c.term); err != nil {
+		return err
+	}
+	c.restored++
+	return c.forget(c.index)
+}
+
+func nothing() (index, term uint64) { return 0, 0 }
 
 const followerAddr, leaderAddr = "follower:1", "leader:1"
 
@@ -27,18 +67,20 @@ func newFollower(t *testing.T) *follower {
 	cfg := raft.DefaultConfig()
 	cfg.LocalID, cfg.Logger = "follower", hclog.NewNullLogger()
 	cfg.HeartbeatTimeout, cfg.ElectionTimeout = time.Hour, time.Hour // it never stands itself
-	stable, snapshots := raft.NewInmemStore(), raft.NewDiscardSnapshotStore()
+	stable, snapshots := raft.NewInmemStore(), raft.NewInmemSnapshotStore()
 	_, own := raft.NewInmemTransport(followerAddr)
 	_, leader := raft.NewInmemTransport(leaderAddr)
 	leader.Connect(followerAddr, own)
-	f := &follower{t: t, logs: openLog(t), leader: leader}
-	trans := newTransport(own, f.logs, func() []raft.Server { return f.raft.GetConfiguration().Configuration().Servers })
+	f := &follower{t: t, logs: openLog(t), state: &containing{}, leader: leader}
+	f.state.forget = f.logs.Forget
+	f.logs.Contained(f.state.reached)
+	trans := newTransport(own, f.logs, f.state.reached, func() []raft.Server { return f.raft.GetConfiguration().Configuration().Servers })
 	if err := raft.BootstrapCluster(cfg, f.logs, stable, snapshots, trans, raft.Configuration{Servers: []raft.Server{
 		{ID: "follower", Address: followerAddr}, {ID: "leader", Address: leaderAddr},
 	}}); err != nil {
 		t.Fatal(err)
 	}
-	r, err := raft.NewRaft(cfg, &raft.MockFSM{}, f.logs, stable, snapshots, trans)
+	r, err := raft.NewRaft(cfg, f.state, f.logs, stable, snapshots, trans)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,12 +125,109 @@ func (f *follower) send(all []*raft.Log) bool {
 // sendCommitted sends entries, and how far its leader has committed.
 func (f *follower) sendCommitted(term uint64, all []*raft.Log, committed uint64) bool {
 	f.t.Helper()
+	return f.sendAfter(1, 1, term, all, committed)
+}
+
+// sendAfter does, behind an entry and its term.
+func (f *follower) sendAfter(index, of, term uint64, all []*raft.Log, committed uint64) bool {
+	f.t.Helper()
 	var answer raft.AppendEntriesResponse
 	err := f.leader.AppendEntries("follower", followerAddr, &raft.AppendEntriesRequest{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("leader"), Addr: []byte(leaderAddr)},
-		Term:      term, PrevLogEntry: 1, PrevLogTerm: 1, Entries: all, LeaderCommitIndex: committed,
+		Term:      term, PrevLogEntry: index, PrevLogTerm: of, Entries: all, LeaderCommitIndex: committed,
 	}, &answer)
 	return err == nil && answer.Success
+}
+
+// install sends a snapshot, and reports whether it was taken.
+func (f *follower) install(index, term uint64) bool {
+	f.t.Helper()
+	content := fmt.Sprintln(index, term)
+	configuration := f.raft.GetConfiguration().Configuration()
+	var answer raft.InstallSnapshotResponse
+	err := f.leader.InstallSnapshot("follower", followerAddr, &raft.InstallSnapshotRequest{
+		RPCHeader:       raft.RPCHeader{ProtocolVersion: 3, ID: []byte("leader"), Addr: []byte(leaderAddr)},
+		SnapshotVersion: 1, Term: term, LastLogIndex: index, LastLogTerm: term,
+		Configuration: raft.EncodeConfiguration(configuration), ConfigurationIndex: 1, Size: int64(len(content)),
+	}, &answer, strings.NewReader(content))
+	return err == nil && answer.Success
+}
+
+// ends fails the test unless the log ends with an entry, and raft knows.
+func (f *follower) ends(with uint64) {
+	f.t.Helper()
+	last, err := f.logs.LastIndex()
+	if err != nil || last != with || f.raft.LastIndex() != with {
+		f.t.Errorf("the log ends with entry %d (%v), and for raft with %d, want %d", last, err, f.raft.LastIndex(), with)
+	}
+}
+
+// Else a follower would be without what it has said it had.
+func TestASnapshotThatIsContainedIsNotInstalled(t *testing.T) {
+	f := newFollower(t)
+	if !f.sendCommitted(2, entries(t, 2, "a", "b", "c"), 4) {
+		t.Fatal("entries are refused")
+	}
+	eventually(t, "them to be applied", func() bool { index, _ := f.state.reached(); return index == 4 })
+	for _, index := range []uint64{3, 4} {
+		if !f.install(index, 2) {
+			t.Errorf("the leader is not told that snapshot %d is there", index)
+		}
+	}
+	if f.state.restored > 0 {
+		t.Error("the state went back")
+	}
+	f.ends(4)
+}
+
+// The follower's own entries behind the snapshot are of a leader that was lost.
+func TestAFollowerGoesOnBehindASnapshotThatItsLogWentBeyond(t *testing.T) {
+	f := newFollower(t)
+	if !f.send(entries(t, 2, "a", "b", "c", "d", "e")) {
+		t.Fatal("entries are refused")
+	}
+	if !f.install(4, 3) || f.state.restored != 1 {
+		t.Fatal("the snapshot is refused")
+	}
+	sent := entries(t, 3, "f", "g", "h", "i")
+	if !f.sendAfter(4, 3, 3, sent[3:], 5) {
+		t.Fatal("what follows on the snapshot is refused")
+	}
+	f.ends(5)
+	eventually(t, "it to be applied", func() bool { index, term := f.state.reached(); return index == 5 && term == 3 })
+}
+
+func TestAFollowerWhoseLogEndsBeforeASnapshotGoesOnBehindIt(t *testing.T) {
+	f := newFollower(t)
+	if !f.send(entries(t, 2, "a", "b")) || !f.install(4, 3) {
+		t.Fatal("entries or the snapshot are refused")
+	}
+	if !f.sendAfter(4, 3, 3, entries(t, 3, "c", "d", "e", "f")[3:], 0) {
+		t.Fatal("what follows on the snapshot is refused")
+	}
+	f.ends(5)
+}
+
+// A leader of a later term looks for the place where the logs part, one entry
+// after the other; this follower's log begins behind it.
+func TestALeaderGoesOnWhereTheStateEnds(t *testing.T) {
+	f := newFollower(t)
+	all := entries(t, 2, "a", "b", "c", "d", "e")
+	if !f.sendCommitted(2, all, 4) {
+		t.Fatal("entries are refused")
+	}
+	eventually(t, "them to be applied", func() bool { index, _ := f.state.reached(); return index == 4 })
+	if err := f.logs.DeleteRange(1, 4); err != nil { // as a snapshot of its own has it
+		t.Fatal(err)
+	}
+	if !f.sendCommitted(3, all[:2], 4) {
+		t.Fatal("what is contained in the state is refused")
+	}
+	sent := append(all[1:3:3], entries(t, 3, "f", "g", "h", "i")[3])
+	if !f.sendAfter(2, 2, 3, sent, 5) {
+		t.Fatal("what follows on the state is refused")
+	}
+	f.ends(5)
 }
 
 func TestAnEntryThatWasSpoiltOnItsWayIsTakenWhenItComesWhole(t *testing.T) {
@@ -151,7 +290,7 @@ func TestNothingIsTakenInBeforeTheLogIsOnDisk(t *testing.T) {
 			case <-disk:
 			case <-stop:
 			}
-		}, nil)
+		}, nothing, nil)
 		defer in.close()
 		for i := range 2 { // the second is there when it closes
 			peers <- raft.RPC{Command: &raft.AppendEntriesRequest{}}

@@ -141,11 +141,15 @@ func (n *Node) open(context.Context) (err error) {
 			n.met.snapshotSeconds.Observe(took.Seconds())
 			n.met.snapshotBytes.Add(float64(wrote))
 		},
-		OnInstall: func() { n.applied(); n.waiters.wakeAll() },
-		OnFatal:   n.fail,
-		Await:     func(index uint64) error { return n.logs.Await(index, n.stopped) },
-		Closed:    n.stopped,
-		Log:       n.log,
+		OnInstall: func(index uint64) {
+			_ = n.logs.Forget(index) // a failure is reported there
+			n.applied()
+			n.waiters.wakeAll()
+		},
+		OnFatal: n.fail,
+		Await:   func(index uint64) error { return n.logs.Await(index, n.stopped) },
+		Closed:  n.stopped,
+		Log:     n.log,
 	})
 	if err != nil {
 		return err
@@ -187,7 +191,11 @@ func (n *Node) checkLog() error {
 	if applied == 0 && first > 1 {
 		return fmt.Errorf("the state is empty, and the log begins with entry %d: the state was lost, so this node must join anew under another id", first)
 	}
-	return n.logs.Verify(applied + 1)
+	if err := n.logs.Verify(applied + 1); err != nil {
+		return err
+	}
+	n.logs.Contained(n.state.Reached)
+	return nil
 }
 
 // start waits for the cluster to form and starts raft.
@@ -218,7 +226,7 @@ func (n *Node) start() {
 
 func (n *Node) startRaft() error {
 	logger := raftLogger(n.log)
-	n.raftTrans = newTransport(n.ground.RaftTransport(foresight{n.peers.RaftLayer(), n}, logger), n.logs, n.serversIfRunning)
+	n.raftTrans = newTransport(n.ground.RaftTransport(foresight{n.peers.RaftLayer(), n}, logger), n.logs, n.state.Reached, n.serversIfRunning)
 	if err := n.checkStarted(n.stable); err != nil {
 		return errors.Join(err, n.raftTrans.Close())
 	}

@@ -45,8 +45,8 @@ type sink interface {
 	Known(commit uint64) uint64
 }
 
-func newTransport(t RaftTransport, logs sink, servers func() []raft.Server) transport {
-	return transport{t, logs, newIntake(t.Consumer(), logs.Settle, servers)}
+func newTransport(t RaftTransport, logs sink, reached func() (index, term uint64), servers func() []raft.Server) transport {
+	return transport{t, logs, newIntake(t.Consumer(), logs.Settle, reached, servers)}
 }
 
 // Pre-vote is silently off where a transport lacks this.

@@ -92,6 +92,13 @@ func checkEmpty(store Store) error {
 // Meta returns a copy of the state that belongs to no key, as last committed.
 func (m *Machine) Meta() *Meta { return m.meta.Load().clone() }
 
+// Reached returns index and term of the last entry that is contained in the
+// state, raft's own among them where a snapshot was taken behind them.
+func (m *Machine) Reached() (index, term uint64) {
+	meta := m.meta.Load()
+	return meta.AppliedIndex, meta.AppliedTerm
+}
+
 // clone copies x but for the bytes that are only ever replaced as a whole.
 func (x *Meta) clone() *Meta {
 	return &Meta{

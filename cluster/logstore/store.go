@@ -82,6 +82,8 @@ type Store struct {
 
 	defers   bool
 	deferred deferred
+	// contained is what Contained was given; nil: nothing.
+	contained func() (index, term uint64)
 
 	// appending is when the append in hand began, as nanoseconds after epoch,
 	// or 0.
@@ -137,8 +139,36 @@ func (s *Store) LastIndex() (uint64, error) {
 	return s.cache.LastIndex()
 }
 
-// IsMonotonic implements raft.MonotonicLogStore: whether the log takes no gaps.
-func (s *Store) IsMonotonic() bool { return s.cache.IsMonotonic() }
+// IsMonotonic implements raft.MonotonicLogStore. The log says that it takes gaps,
+// though one of the wal kind does not: else hashicorp/raft v1.7.3,
+// installSnapshot, would delete all of it, also what is behind the snapshot, and
+// go on to vote and to answer as if that were there still. Forget sees to it that
+// none is made.
+func (s *Store) IsMonotonic() bool { return false }
+
+// Contained says up to which entry the state contains the log, which may
+// be read from then on as far as that entry's term goes, though it begins only behind it: the
+// leader may have no earlier place to go on from. It is called before raft starts, and
+// the entry must be one that is committed.
+func (s *Store) Contained(reached func() (index, term uint64)) { s.contained = reached }
+
+// Forget deletes the entries up to index, which a snapshot that was installed
+// contains. What is behind them stays: raft knows how far it reaches, and replaces what is not the
+// leader's.
+func (s *Store) Forget(index uint64) error {
+	first, err := s.FirstIndex()
+	if err != nil {
+		return s.fail(fmt.Errorf("delete what a snapshot contains from log: %w", err))
+	}
+	last, err := s.LastIndex()
+	if err != nil {
+		return s.fail(fmt.Errorf("delete what a snapshot contains from log: %w", err))
+	}
+	if first == 0 || first > index {
+		return nil
+	}
+	return s.DeleteRange(first, min(last, index))
+}
 
 // GetLog implements raft.LogStore. An entry that is not what was stored is not
 // returned; the digest is checked for those in memory too, since from here
@@ -156,10 +186,29 @@ func (s *Store) GetLog(index uint64, log *raft.Log) error {
 		*log = found
 		return nil
 	}
+	if errors.Is(err, raft.ErrLogNotFound) && s.justContained(index, log) {
+		return nil
+	}
 	if !errors.Is(err, raft.ErrLogNotFound) {
 		err = s.fail(fmt.Errorf("read log entry %d: %w", index, err))
 	}
 	return err
+}
+
+// justContained fills in what is known of the entry before the first, if the
+// state contains the log up to there. It can only be the place that others follow on: raft
+// sends no entry without having read the one before, which is not there, and applies none twice.
+func (s *Store) justContained(index uint64, log *raft.Log) bool {
+	if s.contained == nil {
+		return false
+	}
+	reached, term := s.contained()
+	first, err := s.FirstIndex()
+	if err != nil || index == 0 || index != reached || first > 0 && first != index+1 {
+		return false
+	}
+	*log = raft.Log{Index: index, Term: term, Type: raft.LogNoop}
+	return true
 }
 
 // StoreLog implements raft.LogStore.

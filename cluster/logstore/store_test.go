@@ -224,9 +224,6 @@ func testGap(t *testing.T, dir, kind string) {
 	s := mustOpen(t, dir, kind, o)
 	defer s.Close()
 	fill(t, s, 1, 5)
-	if s.IsMonotonic() != (kind == "wal") {
-		t.Errorf("monotonic is %v", s.IsMonotonic())
-	}
 	err := s.StoreLog(entry(9))
 	if kind == "wal" {
 		if err == nil || s.Err() == nil {

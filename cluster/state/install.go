@@ -170,7 +170,7 @@ func (s *State) adopt(next *store, installed uint64) {
 	s.noteApplied(next.machine.Meta())
 	s.installs.Add(1)
 	if s.opts.OnInstall != nil {
-		s.opts.OnInstall()
+		s.opts.OnInstall(installed)
 	}
 	if old == nil {
 		return

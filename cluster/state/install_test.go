@@ -76,7 +76,7 @@ func TestSnapshotIsOfOneMomentWhileTheSourceGoesOn(t *testing.T) {
 	}()
 	told := 0
 	o := options(t)
-	o.OnInstall = func() { told++ }
+	o.OnInstall = func(uint64) { told++ }
 	target, err := Open(filepath.Join(t.TempDir(), "target"), o)
 	check(t, err)
 	defer target.Close()

@@ -37,9 +37,9 @@ type Options struct {
 	// took, and how many bytes were written out for it and meanwhile. nil:
 	// nobody is told.
 	OnSnapshot func(took time.Duration, wrote uint64)
-	// OnInstall is told that a snapshot took the place of the state: any key
+	// OnInstall is told that a snapshot, up to the log entry at index, took the place of the state: any key
 	// may have changed. nil: nobody is told.
-	OnInstall func()
+	OnInstall func(index uint64)
 	// OnFatal is told, at most once, that the state can no longer be trusted
 	// or written to, and that the node must stop. It must not wait for the
 	// state. nil: panic.
@@ -190,6 +190,17 @@ func (s *State) acquire() (l *store, release func(), err error) {
 func (s *State) Applied() (index, term uint64) {
 	p := s.applied.Load()
 	return p.index, p.term
+}
+
+// Reached returns index and term of the last entry that is contained in the
+// state: that of Applied, or one of raft's own behind it. It is 0 once the state is closed.
+func (s *State) Reached() (index, term uint64) {
+	l, release, err := s.acquire()
+	if err != nil {
+		return 0, 0
+	}
+	defer release()
+	return l.machine.Reached()
 }
 
 func (s *State) noteApplied(m *fsm.Meta) {
