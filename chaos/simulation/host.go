@@ -144,7 +144,7 @@ func (h *host) start() error {
 	w := h.world
 	cfg := cluster.Config{
 		NodeID: h.name, DataDir: h.name, RaftAddr: h.addr, HTTPAddr: h.name + ":80", Join: h.join,
-		RequestTimeout: requestTimeout, SnapshotEntries: 64, TrailingLogs: 64,
+		RequestTimeout: requestTimeout, SnapshotEntries: 16, SnapshotInterval: 300 * time.Millisecond, TrailingLogs: 4,
 		Log: w.log, Clock: h.clock.now, Ground: ground{h.disk, p},
 	}
 	if h.join == "" {
