@@ -67,6 +67,7 @@ func newFollower(t *testing.T) *follower {
 	cfg := raft.DefaultConfig()
 	cfg.LocalID, cfg.Logger = "follower", hclog.NewNullLogger()
 	cfg.HeartbeatTimeout, cfg.ElectionTimeout = time.Hour, time.Hour // it never stands itself
+	cfg.TrailingLogs = 1
 	stable, snapshots := raft.NewInmemStore(), raft.NewInmemSnapshotStore()
 	_, own := raft.NewInmemTransport(followerAddr)
 	_, leader := raft.NewInmemTransport(leaderAddr)
@@ -206,6 +207,9 @@ func TestAFollowerWhoseLogEndsBeforeASnapshotGoesOnBehindIt(t *testing.T) {
 		t.Fatal("what follows on the snapshot is refused")
 	}
 	f.ends(5)
+	if err := f.logs.Err(); err != nil {
+		t.Error(err)
+	}
 }
 
 // A leader of a later term looks for the place where the logs part, one entry

@@ -29,7 +29,7 @@ const (
 // back to it, and kills the leader as the snapshot begins to arrive. What it then
 // installs is of either leader.
 func snapshotKill(ctx context.Context, f *injection) error {
-	behind, leader, err := f.follower(ctx)
+	behind, _, err := f.follower(ctx)
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,8 @@ func snapshotKill(ctx context.Context, f *injection) error {
 		f.evidence = nil
 		return ctx.Err()
 	}
-	if leader, err = f.leader(ctx); err != nil {
+	leader, err := f.leader(ctx)
+	if err != nil {
 		return err
 	}
 	f.on(leader)

@@ -242,6 +242,7 @@ func TestHungDeleteIsFatalButNoStall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var fatal atomic.Int32
 		h := &hungStore{InmemStore: raft.NewInmemStore(), wait: make(chan struct{})}
+		check(t, h.InmemStore.StoreLog(entry(1)))
 		s := memoryStore(t, h, Options{HangLimit: time.Second, OnFatal: func(error) { fatal.Add(1) }})
 		done := make(chan error)
 		go func() { done <- s.DeleteRange(1, 1) }()

@@ -373,7 +373,7 @@ func (d *disk) StoreLogs(logs []*raft.Log) error {
 	return d.mark.raise(logs[len(logs)-1].Index)
 }
 
-func (d *disk) DeleteRange(min, max uint64) error {
+func (d *disk) DeleteRange(from, to uint64) error {
 	return guard(func() error {
 		first, err := d.FirstIndex()
 		if err != nil {
@@ -383,17 +383,22 @@ func (d *disk) DeleteRange(min, max uint64) error {
 		if err != nil {
 			return err
 		}
+		// Once Forget has emptied the log, raft would have it delete from entry 0.
+		from, to = max(from, first), min(to, last)
+		if last == 0 || from > to {
+			return nil
+		}
 		switch {
-		case max < last || min > last:
-		case min <= first:
+		case to < last:
+		case from == first:
 			err = d.mark.lower(0)
 		default:
-			err = d.mark.lower(min - 1)
+			err = d.mark.lower(from - 1)
 		}
 		if err != nil {
 			return err
 		}
-		return d.Backend.DeleteRange(min, max)
+		return d.Backend.DeleteRange(from, to)
 	})
 }
 

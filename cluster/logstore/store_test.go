@@ -112,6 +112,8 @@ func TestLogKinds(t *testing.T) {
 		"the beginning can be cut off":                  testDeleteBeginning,
 		"all can be deleted, and a later entry comes":   testDeleteAll,
 		"gaps are taken by bolt alone":                  testGap,
+		"what is not there is deleted already":          testDeleteNothing,
+		"what a snapshot contains is forgotten":         testForget,
 		"files are the owner's alone":                   testModes,
 		"a received entry is checked before it is kept": testReceived,
 		"an entry too large to read back is refused":    testTooLarge,
@@ -215,6 +217,49 @@ func testDeleteAll(t *testing.T, dir, kind string) {
 	check(t, s.Close())
 	s = mustOpen(t, dir, kind, small(t))
 	wantEntries(t, s, 1000, 1100)
+	check(t, s.Close())
+}
+
+// Raft compacts beside the installing of a snapshot, and asks for what has gone by then.
+func testDeleteNothing(t *testing.T, dir, kind string) {
+	s := mustOpen(t, dir, kind, small(t))
+	check(t, s.DeleteRange(0, 9))
+	fill(t, s, 10, 20)
+	for _, r := range [][2]uint64{{0, 9}, {1, 5}, {9, 9}, {21, 30}} {
+		check(t, s.DeleteRange(r[0], r[1]))
+		wantEntries(t, s, 10, 20)
+	}
+	check(t, s.DeleteRange(0, 12))
+	wantEntries(t, s, 13, 20)
+	check(t, s.DeleteRange(18, 30))
+	wantEntries(t, s, 13, 17)
+	check(t, s.Close())
+}
+
+func testForget(t *testing.T, dir, kind string) {
+	s := mustOpen(t, dir, kind, small(t))
+	check(t, s.Forget(5))
+	fill(t, s, 1, 10)
+	check(t, s.Forget(0))
+	wantEntries(t, s, 1, 10)
+	check(t, s.Forget(4))
+	wantEntries(t, s, 5, 10)
+	s.Contained(func() (uint64, uint64) { return 4, 7 })
+	var place raft.Log
+	check(t, s.GetLog(4, &place))
+	if place.Index != 4 || place.Term != 7 {
+		t.Errorf("the place behind which the log begins is %+v", place)
+	}
+	for _, index := range []uint64{0, 3, 11} {
+		if err := s.GetLog(index, &place); !errors.Is(err, raft.ErrLogNotFound) {
+			t.Errorf("entry %d: %v", index, err)
+		}
+	}
+	check(t, s.Forget(99))
+	if first, err := s.FirstIndex(); first != 0 || err != nil {
+		t.Errorf("the log begins with entry %d, %v", first, err)
+	}
+	check(t, s.StoreLog(entry(100)))
 	check(t, s.Close())
 }
 
