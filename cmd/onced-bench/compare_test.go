@@ -19,6 +19,7 @@ func compareBriefly(t *testing.T, ctx context.Context, systems string) (out, pro
 }
 
 func TestCompareMeasuresRedisBesideOnced(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		t.Skip("redis-server is not installed")
 	}

@@ -22,6 +22,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestGatewayComparesEveryPath(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	out, progress, err := runBench(t.Context(), "gateway", "--dir", dir, "--connections", "1,3", "--rounds", "2", "--json")
 	if err != nil {

@@ -215,6 +215,7 @@ func TestHelpIsNoError(t *testing.T) {
 }
 
 func TestLocalRunsItsOwnCluster(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	out, _, err := runBench(t.Context(), "local", "--dir", dir, "--work", "new,replay,claim", "--connections", "3", "--duration", "1s", "--json")
 	if err != nil {

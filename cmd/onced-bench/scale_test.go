@@ -242,6 +242,7 @@ func lasting(t *testing.T) context.Context {
 }
 
 func TestScaleMeasuresARealCluster(t *testing.T) {
+	t.Parallel()
 	dir, plot := t.TempDir(), filepath.Join(t.TempDir(), "scale.png")
 	var out, progress bytes.Buffer
 	err := run(lasting(t), []string{"scale", "--dir", dir, "--keys", "200,2000", "--connections", "8", "--duration", "500ms", "--warmup", "0s",

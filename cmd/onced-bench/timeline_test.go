@@ -76,6 +76,7 @@ func TestRowsCompareWithBefore(t *testing.T) {
 }
 
 func TestTimelineRunsThroughItsEvents(t *testing.T) {
+	t.Parallel()
 	dir, plot := t.TempDir(), t.TempDir()+"/timeline.png"
 	var out, progress bytes.Buffer
 	err := run(lasting(t), []string{"timeline", "--dir", dir, "--rate", "50", "--replay-rate", "50", "--connections", "8", "--keys", "200",
