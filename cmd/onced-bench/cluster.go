@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/onced/onced/cmd/onced-bench/peers"
 )
 
 const (
@@ -21,7 +22,6 @@ const (
 	readyWithin  = 30 * time.Second
 	readyProbe   = 50 * time.Millisecond // between two looks
 	stoppedAfter = 35 * time.Second      // a graceful stop is promised within 30 s
-	logShown     = 2 << 10               // bytes of a node's log in an error
 )
 
 // localCluster is a cluster of this program's own child processes.
@@ -183,20 +183,7 @@ func (c *localCluster) stop() error {
 	return errors.Join(errs...)
 }
 
-// lastWords returns the end of the node's log.
-func (n *localNode) lastWords() []byte {
-	said, err := os.ReadFile(n.log)
-	if err != nil {
-		return []byte(err.Error())
-	}
-	if len(said) > logShown {
-		said = said[len(said)-logShown:]
-		if _, rest, found := bytes.Cut(said, []byte("\n")); found {
-			said = rest
-		}
-	}
-	return said
-}
+func (n *localNode) lastWords() []byte { return peers.LastWords(n.log) }
 
 // addrs returns where clients reach the nodes.
 func (c *localCluster) addrs() []string {

@@ -36,33 +36,44 @@ const (
 
 // check reports every option out of bounds.
 func (o *loadOptions) check() error {
-	var errs []error
-	within := func(name string, value, low, high int64) {
-		if value < low || value > high {
-			errs = append(errs, fmt.Errorf("%s %d is not within %d and %d", name, value, low, high))
-		}
-	}
-	lasts := func(name string, value, low, high time.Duration) {
-		if value < low || value > high {
-			errs = append(errs, fmt.Errorf("%s %s is not within %s and %s", name, value, low, high))
-		}
-	}
+	var b bounds
 	for _, work := range o.Work {
 		if !slices.Contains([]string{workNew, workReplay, workClaim}, work) {
-			errs = append(errs, fmt.Errorf("--work %q is none of new, replay, claim", work))
+			b.refuse("--work %q is none of new, replay, claim", work)
 		}
 	}
-	within("number of cells", int64(len(o.Work)*len(o.Connections)), 1, maxCells)
+	b.within("number of cells", int64(len(o.Work)*len(o.Connections)), 1, maxCells)
 	for _, connections := range o.Connections {
-		within("--connections", int64(connections), 1, maxConnections)
+		b.within("--connections", int64(connections), 1, maxConnections)
 	}
-	lasts("--duration", o.Duration, 100*time.Millisecond, maxDuration)
-	lasts("--warmup", o.Warmup, 0, maxDuration)
-	lasts("--timeout", o.Timeout, 100*time.Millisecond, maxTimeout)
-	within("--rate", o.Rate, 0, maxRate)
-	within("--keys", int64(o.Keys), 1, maxKeys)
-	return errors.Join(errs...)
+	b.lasts("--duration", o.Duration, 100*time.Millisecond, maxDuration)
+	b.lasts("--warmup", o.Warmup, 0, maxDuration)
+	b.lasts("--timeout", o.Timeout, 100*time.Millisecond, maxTimeout)
+	b.within("--rate", o.Rate, 0, maxRate)
+	b.within("--keys", int64(o.Keys), 1, maxKeys)
+	return b.err()
 }
+
+// bounds collects what is wrong with the values of flags.
+type bounds struct{ errs []error }
+
+func (b *bounds) refuse(format string, args ...any) {
+	b.errs = append(b.errs, fmt.Errorf(format, args...))
+}
+
+func (b *bounds) within(name string, value, low, high int64) {
+	if value < low || value > high {
+		b.refuse("%s %d is not within %d and %d", name, value, low, high)
+	}
+}
+
+func (b *bounds) lasts(name string, value, low, high time.Duration) {
+	if value < low || value > high {
+		b.refuse("%s %s is not within %s and %s", name, value, low, high)
+	}
+}
+
+func (b *bounds) err() error { return errors.Join(b.errs...) }
 
 // byteRange is a range of sizes, written "300-500" or "400".
 type byteRange struct{ min, max int }

@@ -38,27 +38,25 @@ const (
 )
 
 func (s *scaleCommand) check() error {
-	var errs []error
-	refuse := func(bad bool, format string, args ...any) {
-		if bad {
-			errs = append(errs, fmt.Errorf(format, args...))
+	var b bounds
+	b.within("number of levels of --keys", int64(len(s.Keys)), 1, 16)
+	if !slices.IsSorted(s.Keys) || len(slices.Compact(slices.Clone(s.Keys))) != len(s.Keys) {
+		b.refuse("--keys %v does not rise", s.Keys)
+	}
+	for _, level := range s.Keys {
+		if level < 1 || level > maxLevel {
+			b.refuse("--keys %d is not within 1 and %d", level, uint64(maxLevel))
 		}
 	}
-	refuse(len(s.Keys) == 0 || len(s.Keys) > 16, "--keys has %d levels; 1 to 16 are possible", len(s.Keys))
-	rising := slices.IsSorted(s.Keys) && len(slices.Compact(slices.Clone(s.Keys))) == len(s.Keys)
-	refuse(!rising || (len(s.Keys) > 0 && (s.Keys[0] < 1 || slices.Max(s.Keys) > maxLevel)),
-		"--keys %v does not rise within 1 and %d", s.Keys, maxLevel)
-	for name, n := range map[string]int{"--connections": s.Connections, "--fill-connections": s.FillConnections} {
-		refuse(n < 1 || n > maxConnections, "%s %d is not within 1 and %d", name, n, maxConnections)
-	}
-	refuse(s.Duration < 100*time.Millisecond || s.Duration > maxDuration, "--duration %s is not within 100ms and %s", s.Duration, maxDuration)
-	refuse(s.Warmup < 0 || s.Warmup > maxDuration, "--warmup %s is not within 0 and %s", s.Warmup, maxDuration)
-	refuse(s.Timeout < 100*time.Millisecond || s.Timeout > maxTimeout, "--timeout %s is not within 100ms and %s", s.Timeout, maxTimeout)
-	refuse(s.AnswerBytes < 100 || s.AnswerBytes > maxValue, "--answer-bytes %d is not within 100 and %d", s.AnswerBytes, maxValue)
-	for name, n := range map[string]int64{"--paced-rate": s.PacedRate, "--expiry-rate": s.ExpiryRate} {
-		refuse(n < 1 || n > maxRate, "%s %d is not within 1 and %d", name, n, maxRate)
-	}
-	return errors.Join(errs...)
+	b.within("--connections", int64(s.Connections), 1, maxConnections)
+	b.within("--fill-connections", int64(s.FillConnections), 1, maxConnections)
+	b.lasts("--duration", s.Duration, 100*time.Millisecond, maxDuration)
+	b.lasts("--warmup", s.Warmup, 0, maxDuration)
+	b.lasts("--timeout", s.Timeout, 100*time.Millisecond, maxTimeout)
+	b.within("--answer-bytes", int64(s.AnswerBytes), 100, maxValue)
+	b.within("--paced-rate", s.PacedRate, 1, maxRate)
+	b.within("--expiry-rate", s.ExpiryRate, 1, maxRate)
+	return b.err()
 }
 
 // Run measures level after level. Wrong answers and failures are errors;

@@ -73,13 +73,8 @@ func (k *keeper) replay(ctx context.Context, _ uint64) (outcome, error) {
 		return wrong, errors.New("there is no key to replay")
 	}
 	a, _, err := k.postCreate(ctx, number)
-	switch {
-	case err != nil:
-		return failed(err)
-	case a.status != 201:
-		return unexpected(a)
-	case !a.replayed:
-		return wrong, fmt.Errorf("key %d was run again: a replay without Idempotent-Replayed: true", number)
+	if result, err := asReplay(a, err); result != done {
+		return result, fmt.Errorf("key %d: %w", number, err)
 	}
 	if _, same := k.ledger.kept(number, a.body); !same {
 		return wrong, fmt.Errorf("key %d was answered %.200q, which is not its first answer", number, a.body)

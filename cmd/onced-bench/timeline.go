@@ -35,27 +35,17 @@ const (
 )
 
 func (t *timelineCommand) check() error {
-	var errs []error
-	within := func(name string, value, low, high int64) {
-		if value < low || value > high {
-			errs = append(errs, fmt.Errorf("%s %d is not within %d and %d", name, value, low, high))
-		}
-	}
-	lasts := func(name string, value, low, high time.Duration) {
-		if value < low || value > high {
-			errs = append(errs, fmt.Errorf("%s %s is not within %s and %s", name, value, low, high))
-		}
-	}
-	within("--rate", t.Rate, 1, maxRate)
-	within("--replay-rate", t.ReplayRate, 1, maxRate)
-	within("--connections", int64(t.Connections), 1, maxConnections)
-	within("--keys", int64(t.Keys), 1, maxKeys)
-	within("--expiring", t.Expiring, 1, maxLevel)
-	within("--answer-bytes", int64(t.AnswerBytes), 100, maxValue)
-	lasts("--between", t.Between, time.Second, 10*time.Minute)
-	lasts("--interval", t.Interval, 10*time.Millisecond, t.Between)
-	lasts("--timeout", t.Timeout, 100*time.Millisecond, maxTimeout)
-	return errors.Join(errs...)
+	var b bounds
+	b.within("--rate", t.Rate, 1, maxRate)
+	b.within("--replay-rate", t.ReplayRate, 1, maxRate)
+	b.within("--connections", int64(t.Connections), 1, maxConnections)
+	b.within("--keys", int64(t.Keys), 1, maxKeys)
+	b.within("--expiring", t.Expiring, 1, maxLevel)
+	b.within("--answer-bytes", int64(t.AnswerBytes), 100, maxValue)
+	b.lasts("--between", t.Between, time.Second, 10*time.Minute)
+	b.lasts("--interval", t.Interval, 10*time.Millisecond, t.Between)
+	b.lasts("--timeout", t.Timeout, 100*time.Millisecond, maxTimeout)
+	return b.err()
 }
 
 // Run drives the cluster through the events. Refusals and broken connections

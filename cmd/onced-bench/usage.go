@@ -126,14 +126,7 @@ func treeTime(root int) (time.Duration, error) {
 
 // parseTreeStat reads utime, stime, cutime and cstime, fields 14 to 17 of
 // /proc/<pid>/stat.
-func parseTreeStat(stat []byte) (time.Duration, error) {
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	const first, utime, cstime = 3, 14, 17
-	if len(fields) <= cstime-first {
-		return 0, errors.New("too few fields")
-	}
-	return sumTicks(fields[utime-first : cstime-first+1])
-}
+func parseTreeStat(stat []byte) (time.Duration, error) { return parseStat(stat, 17) }
 
 // checkProcesses reports the processes whose CPU time cannot be read.
 func checkProcesses(pids []int) error {
@@ -160,15 +153,18 @@ func processTime(pid int) (time.Duration, error) {
 }
 
 // parseProcessStat reads utime and stime, fields 14 and 15 of
-// /proc/<pid>/stat. Field 2, the name, may hold anything; it ends with the
-// last parenthesis.
-func parseProcessStat(stat []byte) (time.Duration, error) {
+// /proc/<pid>/stat.
+func parseProcessStat(stat []byte) (time.Duration, error) { return parseStat(stat, 15) }
+
+// parseStat sums up the fields of /proc/<pid>/stat from utime, 14, to last.
+// Field 2, the name, may hold anything; it ends with the last parenthesis.
+func parseStat(stat []byte, last int) (time.Duration, error) {
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	const first, utime, stime = 3, 14, 15
-	if len(fields) <= stime-first {
+	const first, utime = 3, 14
+	if len(fields) <= last-first {
 		return 0, errors.New("too few fields")
 	}
-	return sumTicks(fields[utime-first : stime-first+1])
+	return sumTicks(fields[utime-first : last-first+1])
 }
 
 // machineTime returns the time that all CPUs were busy, steal included.

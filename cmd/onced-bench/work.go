@@ -145,15 +145,24 @@ func (o *operator) create(ctx context.Context, number uint64) (outcome, error) {
 func (o *operator) replay(ctx context.Context, number uint64) (outcome, error) {
 	number %= uint64(len(o.recorded))
 	a, _, err := o.post(ctx, number)
+	if result, err := asReplay(a, err); result != done {
+		return result, err
+	}
+	if !bytes.Equal(a.body, o.recorded[number]) {
+		return wrong, fmt.Errorf("replayed %.200q, recorded was %.200q", a.body, o.recorded[number])
+	}
+	return done, nil
+}
+
+// asReplay judges what a replay was answered, but for the body.
+func asReplay(a answer, err error) (outcome, error) {
 	switch {
 	case err != nil:
 		return failed(err)
 	case a.status != 201:
 		return unexpected(a)
 	case !a.replayed:
-		return wrong, fmt.Errorf("a replay without Idempotent-Replayed: true")
-	case !bytes.Equal(a.body, o.recorded[number]):
-		return wrong, fmt.Errorf("replayed %.200q, recorded was %.200q", a.body, o.recorded[number])
+		return wrong, errors.New("a replay without Idempotent-Replayed: true: it was run again")
 	}
 	return done, nil
 }

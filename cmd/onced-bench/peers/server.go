@@ -118,9 +118,12 @@ func (s *System) Stop() error {
 	return errors.Join(errs...)
 }
 
-// lastWords returns the end of the server's log.
-func (n *server) lastWords() []byte {
-	said, err := os.ReadFile(n.log)
+func (n *server) lastWords() []byte { return LastWords(n.log) }
+
+// LastWords returns the end of a log, for an error: 2 KiB at most, in whole
+// lines. If the file cannot be read, it is that error.
+func LastWords(file string) []byte {
+	said, err := os.ReadFile(file)
 	if err != nil {
 		return []byte(err.Error())
 	}
