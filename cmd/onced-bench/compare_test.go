@@ -21,7 +21,7 @@ func compareBriefly(t *testing.T, ctx context.Context, systems string) (out, pro
 func TestCompareMeasuresRedisBesideOnced(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("redis-server"); err != nil {
-		t.Skip("redis-server is not installed")
+		t.Fatal("redis-server is not installed, and this test is about it: apt-get install redis-server")
 	}
 	out, progress, dir, err := compareBriefly(t, t.Context(), "onced,redis")
 	if err != nil {
