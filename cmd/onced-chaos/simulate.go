@@ -119,6 +119,10 @@ func (s *simulations) run(ctx context.Context) error {
 	case <-ctx.Done():
 		// WebAssembly that could be stopped would look at every turn of every
 		// loop whether it should, and run half as fast. The process ends.
+		// Processes are stopped, and waited for: nobody else would do it.
+		if s.Native {
+			<-ended
+		}
 		return ctx.Err()
 	}
 	if s.failed == nil {
