@@ -53,7 +53,7 @@ var named atomic.Uint64
 // Cut drops every packet on links. Connections stay open and fall silent, as
 // when a cable is pulled.
 func (n *Network) Cut(ctx context.Context, links ...Link) (*Trouble, error) {
-	return trouble(ctx, links, func(*Host) string { return "-j DROP" })
+	return stop(ctx, links, "-j DROP")
 }
 
 // Lose drops a share of the packets on links, between 0 and 1, by chance.
@@ -62,12 +62,12 @@ func (n *Network) Lose(ctx context.Context, share float64, links ...Link) (*Trou
 		return nil, fmt.Errorf("lose %v of the packets: use more than 0, at most 1", share)
 	}
 	target := fmt.Sprintf("-m statistic --mode random --probability %.6f -j DROP", share)
-	return trouble(ctx, links, func(*Host) string { return target })
+	return stop(ctx, links, target)
 }
 
 // Reset answers every packet of a connection on links with a reset.
 func (n *Network) Reset(ctx context.Context, links ...Link) (*Trouble, error) {
-	return trouble(ctx, links, func(*Host) string { return "-p tcp -j REJECT --reject-with tcp-reset" })
+	return stop(ctx, links, "-p tcp -j REJECT --reject-with tcp-reset")
 }
 
 // Delay holds each packet on links for as long as delay says at that time. Where
@@ -88,7 +88,8 @@ func (n *Network) Delay(ctx context.Context, delay func() time.Duration, links .
 		queues[l.To] = q
 		t.queue = append(t.queue, q)
 	}
-	err := t.add(ctx, links, func(to *Host) string {
+	// Behind all others: a packet that a queue lets go meets no rule after it.
+	err := t.add(ctx, "-A", links, func(to *Host) string {
 		return fmt.Sprintf("-j NFQUEUE --queue-num %d --queue-bypass", queues[to].number)
 	})
 	if err != nil {
@@ -97,31 +98,32 @@ func (n *Network) Delay(ctx context.Context, delay func() time.Duration, links .
 	return t, nil
 }
 
-func trouble(ctx context.Context, links []Link, target func(to *Host) string) (*Trouble, error) {
+// stop has packets on links end at a target, before they are held by any Delay.
+func stop(ctx context.Context, links []Link, target string) (*Trouble, error) {
 	t := &Trouble{}
-	if err := t.add(ctx, links, target); err != nil {
+	if err := t.add(ctx, "-I", links, func(*Host) string { return target }); err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
-// add puts a rule for each link at its receiving end. Of each host all rules
-// begin to hold at once.
-func (t *Trouble) add(ctx context.Context, links []Link, target func(to *Host) string) error {
+// add puts a rule for each link at its receiving end, in front of those that are
+// there (-I) or behind them (-A). Of each host all rules begin to hold at once.
+func (t *Trouble) add(ctx context.Context, where string, links []Link, target func(to *Host) string) error {
 	t.name = fmt.Sprintf("trouble-%d", named.Add(1))
 	t.rules = map[*Host]string{}
 	for _, l := range links {
 		t.rules[l.To] += fmt.Sprintf(" INPUT -s %s/32 -m comment --comment %s %s\n", l.From.IP, t.name, target(l.To))
 	}
 	for h := range t.rules {
-		if err := t.change(ctx, h, "-A"); err != nil {
+		if err := t.change(ctx, h, where); err != nil {
 			return errors.Join(err, t.Heal(context.WithoutCancel(ctx)))
 		}
 	}
 	return nil
 }
 
-// change adds (-A) or deletes (-D) the rules of a host.
+// change adds (-I, -A) or deletes (-D) the rules of a host.
 func (t *Trouble) change(ctx context.Context, h *Host, how string) error {
 	lines := strings.Split(strings.TrimSuffix(t.rules[h], "\n"), "\n")
 	input := "*filter\n" + how + strings.Join(lines, "\n"+how) + "\nCOMMIT\n"

@@ -235,6 +235,22 @@ func TestADelayedPacketIsOvertakenAndArrivesWhenHealed(t *testing.T) {
 	l.passes(link)
 }
 
+func TestALinkThatIsSlowCanBeCut(t *testing.T) {
+	l := newLab(t, 2)
+	link := Link{l.Hosts[0], l.Hosts[1]}
+	delay, err := l.Delay(t.Context(), func() time.Duration { return time.Millisecond }, link)
+	l.must(err)
+	cut, err := l.Cut(t.Context(), link)
+	l.must(err)
+	l.send(link, "lost")
+	l.meets(cut, 1)
+	l.meets(delay, 0)
+	l.must(cut.Heal(t.Context()))
+	l.passes(link)
+	l.meets(delay, 1)
+	l.must(delay.Heal(t.Context()))
+}
+
 func TestConnectionsAreMadeFromTheClientsToAHost(t *testing.T) {
 	l := newLab(t, 2)
 	listener, err := l.Hosts[1].Listen(t.Context(), 0)
