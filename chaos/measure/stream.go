@@ -84,8 +84,10 @@ func balanced(members []*fault.Member) client {
 func startStream(ctx context.Context, name string, clients ...client) *stream {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &stream{began: time.Now(), clients: clients, ended: cancel}
-	for i := range clients {
+	for range clients {
 		s.waiting = append(s.waiting, map[time.Duration]int{})
+	}
+	for i := range clients {
 		s.running.Go(func() { s.run(ctx, i, name) })
 	}
 	return s
