@@ -146,6 +146,7 @@ func (k kept) stand(c *processes, nodes ...int) {
 }
 
 func TestAFlippedBitInTheLogStopsTheNodeAlone(t *testing.T) {
+	t.Parallel()
 	for kind, file := range map[string]string{"wal": "*.wal", "bolt": "log.db"} {
 		t.Run(kind, func(t *testing.T) {
 			c := startProcesses(t, 3, "--log-store", kind)
@@ -162,6 +163,7 @@ func TestAFlippedBitInTheLogStopsTheNodeAlone(t *testing.T) {
 }
 
 func TestAFlippedBitInAStoredRecordIsNeverServed(t *testing.T) {
+	t.Parallel()
 	c := startProcesses(t, 3)
 	k := c.createSome(100, 300, 0, 1, 2)
 	c.agree()
@@ -185,6 +187,7 @@ func TestAFlippedBitInAStoredRecordIsNeverServed(t *testing.T) {
 }
 
 func TestADamagedDirectoryIsRefusedInOneLine(t *testing.T) {
+	t.Parallel()
 	cut := func(path string) error {
 		info, err := os.Stat(path)
 		if err != nil {

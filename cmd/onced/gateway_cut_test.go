@@ -111,6 +111,7 @@ func (n *networked) refuses(i int, path, key string) {
 }
 
 func TestAHolderThatItsPeersLostBlocksTheKeyAndCompletesItWhenHealed(t *testing.T) {
+	t.Parallel()
 	eachCut(t, func(t *testing.T, n *networked, holder int, rest []int) {
 		const path, key = "/held/a", "order-1"
 		first := n.holding(holder, path, key)
@@ -136,6 +137,7 @@ func TestAHolderThatItsPeersLostBlocksTheKeyAndCompletesItWhenHealed(t *testing.
 }
 
 func TestAHolderThatItsPeersLostIsTakenOverAndFenced(t *testing.T) {
+	t.Parallel()
 	for name, healFirst := range map[string]bool{"it learns its outcome while cut off": false, "it learns its outcome when healed": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

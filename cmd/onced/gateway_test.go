@@ -99,6 +99,7 @@ func eachHolder(t *testing.T, test func(t *testing.T, g *gated, holder int, rest
 }
 
 func TestAHolderThatIsKilledLeavesTheOutcomeUnknownWhereThePolicyIsBlock(t *testing.T) {
+	t.Parallel()
 	eachHolder(t, func(t *testing.T, g *gated, holder int, rest []int) {
 		const path, key = "/held/a", "order-1"
 		first := g.holding(holder, path, key)
@@ -118,6 +119,7 @@ func TestAHolderThatIsKilledLeavesTheOutcomeUnknownWhereThePolicyIsBlock(t *test
 }
 
 func TestAHolderThatIsKilledIsTakenOverWhereThePolicyIsRetry(t *testing.T) {
+	t.Parallel()
 	eachHolder(t, func(t *testing.T, g *gated, holder int, rest []int) {
 		const path, key = "/held/retry/a", "order-1"
 		first := g.holding(holder, path, key)
@@ -150,6 +152,7 @@ func (g *gated) grow(hits []hit) {
 }
 
 func TestAPausedHolderThatWasTakenOverNeverAnswersAsIfItWereStored(t *testing.T) {
+	t.Parallel()
 	eachHolder(t, func(t *testing.T, g *gated, holder int, rest []int) {
 		const path, key = "/held/retry/a", "order-1"
 		first := g.holding(holder, path, key)
@@ -170,6 +173,7 @@ func TestAPausedHolderThatWasTakenOverNeverAnswersAsIfItWereStored(t *testing.T)
 }
 
 func TestAPausedHolderThatNoOneFollowedCompletesWhenItWakes(t *testing.T) {
+	t.Parallel()
 	eachHolder(t, func(t *testing.T, g *gated, holder int, rest []int) {
 		const path, key = "/held/a", "order-1"
 		first := g.holding(holder, path, key)
@@ -187,6 +191,7 @@ func TestAPausedHolderThatNoOneFollowedCompletesWhenItWakes(t *testing.T) {
 }
 
 func TestAHolderThatIsCutOffAnswers504AndItsOutcomeIsCommittedLater(t *testing.T) {
+	t.Parallel()
 	for _, role := range []string{"leader", "follower"} {
 		t.Run(role, func(t *testing.T) {
 			t.Parallel() // each mostly waits
@@ -231,6 +236,7 @@ func TestALeaderThatDiesBetweenClaimAndCompletionIsNotNoticed(t *testing.T) {
 }
 
 func TestAStopCutsOffARunThatTakesTooLongAndItIsNotRunAgain(t *testing.T) {
+	t.Parallel()
 	g := startGated(t, 3, "")
 	const path, key = "/held/a", "order-1"
 	first := g.holding(0, path, key)

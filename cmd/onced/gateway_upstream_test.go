@@ -63,6 +63,7 @@ func TestWhateverTheUpstreamDoesItIsHitOnceAndTheRecordSaysWhatCameOfIt(t *testi
 }
 
 func TestAnUpstreamThatIsSlowKeepsItsClaimForLongerThanALease(t *testing.T) {
+	t.Parallel()
 	g := startGated(t, 3, upstreamRoutes)
 	first := g.sending(0, "/slow", "k")
 	g.awaitHits("k", 1)

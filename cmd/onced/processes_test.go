@@ -152,6 +152,22 @@ func (c *processes) signal(i int, s syscall.Signal) {
 	if err := c.nodes[i].cmd.Process.Signal(s); err != nil {
 		c.t.Fatalf("signal %s: %v", c.nodes[i].id, err)
 	}
+	if s == syscall.SIGSTOP {
+		await(c.t, c.nodes[i].id+" to stand still", func() bool { return standsStill(c.nodes[i].cmd.Process.Pid) })
+	}
+}
+
+// standsStill reports whether every thread of a process has stopped, which takes
+// a moment after the signal. Where there is no /proc nobody can tell.
+func standsStill(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, thread := range threads {
+		stat, err := os.ReadFile(thread)
+		if _, rest, found := bytes.Cut(stat, []byte(") ")); err == nil && !(found && rest[0] == 'T') {
+			return false
+		}
+	}
+	return true
 }
 
 // kill ends a process at once, as a crash does.
