@@ -274,7 +274,7 @@ func TestPeersAreToldOfNoCommitThatItsLeaderDoesNotHold(t *testing.T) {
 	_, own := raft.NewInmemTransport("leader")
 	_, peer := raft.NewInmemTransport("peer")
 	own.Connect("peer", peer)
-	tr := newTransport(own, slowLog{on: 6}, nothing, nil)
+	tr := newTransport(own, slowLog{on: 6}, nothing, nil, func(time.Duration) {})
 	defer tr.Close()
 	told := make(chan uint64, 1)
 	go func() {

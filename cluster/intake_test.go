@@ -75,7 +75,7 @@ func newFollower(t *testing.T) *follower {
 	f := &follower{t: t, logs: openLog(t), state: &containing{}, leader: leader}
 	f.state.forget = f.logs.Forget
 	f.logs.Contained(f.state.reached)
-	trans := newTransport(own, f.logs, f.state.reached, func() []raft.Server { return f.raft.GetConfiguration().Configuration().Servers })
+	trans := newTransport(own, f.logs, f.state.reached, func() []raft.Server { return f.raft.GetConfiguration().Configuration().Servers }, func(time.Duration) {})
 	if err := raft.BootstrapCluster(cfg, f.logs, stable, snapshots, trans, raft.Configuration{Servers: []raft.Server{
 		{ID: "follower", Address: followerAddr}, {ID: "leader", Address: leaderAddr},
 	}}); err != nil {

@@ -11,13 +11,16 @@ type metrics struct {
 	to         prometheus.Registerer
 	collectors []prometheus.Collector
 
-	batchSize      prometheus.Histogram
-	commitSeconds  prometheus.Histogram
-	forwardSeconds prometheus.Histogram
-	applySeconds   prometheus.Histogram
-	localReplays   prometheus.Counter
-	leaderChanges  prometheus.Counter
-	expired        prometheus.Counter
+	batchSize        prometheus.Histogram
+	queueSeconds     prometheus.Histogram
+	commitSeconds    prometheus.Histogram
+	forwardSeconds   prometheus.Histogram
+	logWriteSeconds  prometheus.Histogram
+	replicateSeconds prometheus.Histogram
+	applySeconds     prometheus.Histogram
+	localReplays     prometheus.Counter
+	leaderChanges    prometheus.Counter
+	expired          prometheus.Counter
 
 	snapshotSeconds prometheus.Histogram
 	snapshotBytes   prometheus.Counter
@@ -39,8 +42,11 @@ func newMetrics(n *Node) *metrics {
 		return c
 	}
 	m.batchSize = histogram("batch_commands", "Commands in a log entry that this node proposed.", prometheus.ExponentialBuckets(1, 2, 11))
+	m.queueSeconds = histogram("queue_seconds", "A command's wait for the log entry that takes it, on the leader.", fast)
 	m.commitSeconds = histogram("commit_seconds", "From proposing a log entry to its being applied, on the leader.", fast)
 	m.forwardSeconds = histogram("forward_seconds", "From forwarding a command to the leader to its answer.", fast)
+	m.logWriteSeconds = histogram("log_write_seconds", "Time to put log entries on this node's disk.", fast)
+	m.replicateSeconds = histogram("replicate_seconds", "From sending log entries to a follower to its answer, which it gives when they are on its disk.", fast)
 	m.applySeconds = histogram("apply_seconds", "Time to apply one batch of log entries.", fast)
 	m.localReplays = counter("local_replays_total", "Requests answered from this node's applied state, without a commit.")
 	m.leaderChanges = counter("leader_changes_total", "Changes of leader that this node saw.")

@@ -156,6 +156,7 @@ func (n *Node) open(context.Context) (err error) {
 	}
 	n.clock.applied(n.state.Meta().Time)
 	c.logOptions.OnFatal, c.logOptions.Deferred = n.fail, true
+	c.logOptions.OnAppend = func(took time.Duration) { n.met.logWriteSeconds.Observe(took.Seconds()) }
 	n.logs, err = n.ground.Log(c.logOptions)
 	if err != nil {
 		return err
@@ -226,7 +227,8 @@ func (n *Node) start() {
 
 func (n *Node) startRaft() error {
 	logger := raftLogger(n.log)
-	n.raftTrans = newTransport(n.ground.RaftTransport(foresight{n.peers.RaftLayer(), n}, logger), n.logs, n.state.Reached, n.serversIfRunning)
+	n.raftTrans = newTransport(n.ground.RaftTransport(foresight{n.peers.RaftLayer(), n}, logger), n.logs, n.state.Reached, n.serversIfRunning,
+		func(took time.Duration) { n.met.replicateSeconds.Observe(took.Seconds()) })
 	if err := n.checkStarted(n.stable); err != nil {
 		return errors.Join(err, n.raftTrans.Close())
 	}

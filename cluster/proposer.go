@@ -31,6 +31,7 @@ const (
 type proposal struct {
 	command []byte // encoded fsm.Command
 	done    func(result)
+	queued  time.Time
 }
 
 // proposer packs commands into log entries, on the leader: group commit above
@@ -88,6 +89,7 @@ func (p *proposer) propose(pr proposal) {
 		}
 		return
 	}
+	pr.queued = time.Now()
 	p.queue = append(p.queue, pr)
 	send := len(p.queue) == max(p.enough, 1)
 	if send {
@@ -210,8 +212,9 @@ func (p *proposer) sendNext() {
 		return
 	}
 	commands := make([][]byte, len(e.batch))
-	for i := range e.batch {
-		commands[i] = e.batch[i].command
+	for i, pr := range e.batch {
+		commands[i] = pr.command
+		p.met.queueSeconds.Observe(e.begun.Sub(pr.queued).Seconds())
 	}
 	p.met.batchSize.Observe(float64(len(e.batch)))
 	future := p.raft.Apply(fsm.EncodeEntry(now, commands), enqueueTimeout)

@@ -36,6 +36,7 @@ type transport struct {
 	RaftTransport
 	logs   sink
 	intake *intake
+	sent   func(took time.Duration) // told of entries that a follower has answered
 }
 
 // sink is what the transport has to know of the log: *logstore.Store.
@@ -45,8 +46,8 @@ type sink interface {
 	Known(commit uint64) uint64
 }
 
-func newTransport(t RaftTransport, logs sink, reached func() (index, term uint64), servers func() []raft.Server) transport {
-	return transport{t, logs, newIntake(t.Consumer(), logs.Settle, reached, servers)}
+func newTransport(t RaftTransport, logs sink, reached func() (index, term uint64), servers func() []raft.Server, sent func(time.Duration)) transport {
+	return transport{t, logs, newIntake(t.Consumer(), logs.Settle, reached, servers), sent}
 }
 
 // Pre-vote is silently off where a transport lacks this.
@@ -75,7 +76,12 @@ func (t transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req 
 		return errStalled
 	}
 	req.LeaderCommitIndex = t.logs.Known(req.LeaderCommitIndex)
-	return t.RaftTransport.AppendEntries(id, addr, req, resp)
+	began := time.Now()
+	err := t.RaftTransport.AppendEntries(id, addr, req, resp)
+	if err == nil && len(req.Entries) > 0 {
+		t.sent(time.Since(began))
+	}
+	return err
 }
 
 // AppendEntriesPipeline is not offered.

@@ -47,6 +47,9 @@ type Options struct {
 	// call Await before an entry is applied, Settle before anything from a peer
 	// reaches raft, and tell peers no more than Known to be committed.
 	Deferred bool
+	// OnAppend is told how long each append took that has succeeded. nil:
+	// nobody is told.
+	OnAppend func(took time.Duration)
 	// Log takes what the wal kind has to say. Default: discarded.
 	Log hclog.Logger
 }
@@ -64,6 +67,9 @@ func (o Options) withDefaults() Options {
 	if o.OnFatal == nil {
 		o.OnFatal = func(error) {}
 	}
+	if o.OnAppend == nil {
+		o.OnAppend = func(time.Duration) {}
+	}
 	if o.Log == nil {
 		o.Log = hclog.NewNullLogger()
 	}
@@ -77,8 +83,10 @@ type Store struct {
 	limit time.Duration
 
 	onFatal func(error)
-	failure atomic.Pointer[error]
-	closed  atomic.Bool
+	// onAppend is told of appends that have succeeded.
+	onAppend func(time.Duration)
+	failure  atomic.Pointer[error]
+	closed   atomic.Bool
 
 	defers   bool
 	deferred deferred
@@ -125,7 +133,7 @@ func newStore(b Backend, m *mark, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{cache: cache, disk: d, limit: o.HangLimit, onFatal: o.OnFatal, defers: o.Deferred, epoch: time.Now().Add(-1)}, nil
+	return &Store{cache: cache, disk: d, limit: o.HangLimit, onFatal: o.OnFatal, onAppend: o.OnAppend, defers: o.Deferred, epoch: time.Now().Add(-1)}, nil
 }
 
 // FirstIndex implements raft.LogStore.
@@ -242,7 +250,8 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 
 // append writes logs to the disk.
 func (s *Store) append(logs []*raft.Log) error {
-	s.appending.Store(int64(time.Since(s.epoch)))
+	began := time.Since(s.epoch)
+	s.appending.Store(int64(began))
 	defer s.appending.Store(0)
 	defer s.watch("append to log").Stop()
 	if err := s.cache.StoreLogs(logs); err != nil {
@@ -250,6 +259,7 @@ func (s *Store) append(logs []*raft.Log) error {
 		// be tried again.
 		return s.fail(fmt.Errorf("append to log: %w", err))
 	}
+	s.onAppend(time.Since(s.epoch) - began)
 	return nil
 }
 

@@ -20,6 +20,7 @@ type cell struct {
 	Seconds    float64 `json:"seconds"`    // of the window
 	Operations int64   `json:"operations"` // done in it
 	PerSecond  float64 `json:"operations_per_second"`
+	Mean       float64 `json:"mean_ms"`
 	P50        float64 `json:"p50_ms"`
 	P99        float64 `json:"p99_ms"`
 	P999       float64 `json:"p999_ms"`
@@ -82,6 +83,7 @@ func (b *bench) report(work string, connections int, t *tally, spent usage) cell
 		Seconds:     seconds,
 		Operations:  t.operations,
 		PerSecond:   float64(t.operations) / seconds,
+		Mean:        t.latency.Mean() / 1000,
 		P50:         t.milliseconds(50),
 		P99:         t.milliseconds(99),
 		P999:        t.milliseconds(99.9),

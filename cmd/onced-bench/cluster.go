@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -107,10 +106,6 @@ func (n *localNode) start(binary string, args []string) error {
 	n.process.Stdout, n.process.Stderr = log, log
 	// Settings of the shell that runs this are not those of the measurement.
 	n.process.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "ONCED_") })
-	if _, set := os.LookupEnv("GOMAXPROCS"); !set {
-		// The nodes share this machine, so each has its part of the processors.
-		n.process.Env = append(n.process.Env, fmt.Sprintf("GOMAXPROCS=%d", max(1, runtime.NumCPU()/clusterSize)))
-	}
 	// An interrupt at the terminal is for this program, which stops the nodes.
 	n.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := n.process.Start(); err != nil {

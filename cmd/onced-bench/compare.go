@@ -236,7 +236,6 @@ func (r *comparing) describe() error {
 		fmt.Fprintf(&text, "%s: %s\n", s.name(), s.setting())
 	}
 	fmt.Fprintf(&text, "durable on a majority of three nodes: %s; on one node only: %s\n", named(majority), named(one))
-	fmt.Fprintf(&text, "nodes of onced, etcd and nats each have a third of the processors, at least one (GOMAXPROCS), unless the environment says otherwise\n")
 	for _, name := range r.command.Systems {
 		if reason := r.leftOut[name]; reason != nil {
 			first, _, _ := strings.Cut(reason.Error(), "\n")

@@ -2,11 +2,12 @@
 //
 // `onced-bench load` drives a running cluster; `onced-bench local` starts a
 // fresh one of three nodes on loopback, drives it, checks its answers and
-// removes it; `onced-bench gateway` does so with a service behind the gateway,
-// and reaches that directly too; `onced-bench compare` puts the same load on other
-// systems as well; `onced-bench scale` fills one level by level, and
-// `onced-bench timeline` drives one through events. The client shares the machine with the servers, so it is built
-// to be cheap: one goroutine and one persistent connection each, hand-built
+// removes it; `onced-bench hops` shows where the time of its keys goes;
+// `onced-bench gateway` puts it in front of a service, and reaches that directly
+// too; `onced-bench compare` puts the same load on other systems as well;
+// `onced-bench scale` fills one level by level, and `onced-bench timeline` drives
+// one through events. The client shares the machine with the servers, so it is
+// built to be cheap: one goroutine and one persistent connection each, hand-built
 // requests, and no more of an answer parsed than is checked.
 package main
 
@@ -47,6 +48,7 @@ type commands struct {
 	Load  loadCommand  `cmd:"" help:"Drive a running cluster."`
 	Local localCommand `cmd:"" help:"Start a fresh three-node cluster on loopback, drive it, check its answers, remove it."`
 
+	Hops     hopsCommand     `cmd:"" help:"Start a fresh three-node cluster, and show where the time of a new key goes, hop by hop."`
 	Gateway  gatewayCommand  `cmd:"" help:"Start a service and a fresh three-node cluster in front of it, and compare the service reached directly and through the gateway."`
 	Compare  compareCommand  `cmd:"" help:"Start a fresh three-node cluster, etcd, NATS, PostgreSQL and Redis, one after the other, and compare them under the same load."`
 	Scale    scaleCommand    `cmd:"" help:"Fill a fresh three-node cluster level by level, and compare what things cost at each."`

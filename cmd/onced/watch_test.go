@@ -109,7 +109,8 @@ func TestTheMetricsMove(t *testing.T) {
 	for _, name := range []string{
 		"onced_http_requests_total", "onced_http_request_seconds_count",
 		`onced_claims_total{outcome="created",surface="create"}`, `onced_claims_total{outcome="granted",surface="keys"}`,
-		"onced_forward_seconds_count", "onced_commit_seconds_count", "onced_batch_commands_count", "onced_apply_seconds_count",
+		"onced_forward_seconds_count", "onced_commit_seconds_count", "onced_queue_seconds_count", "onced_log_write_seconds_count", "onced_replicate_seconds_count",
+		"onced_batch_commands_count", "onced_apply_seconds_count",
 		"onced_applied_index", "onced_expired_total", "onced_resources",
 		`onced_records{state="claimed"}`, `onced_records{state="completed"}`, `onced_records{state="unknown"}`,
 	} {

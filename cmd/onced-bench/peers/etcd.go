@@ -31,7 +31,7 @@ func startEtcd(_ context.Context, s *System, file, dir string) error {
 	}
 	for i := range nodes {
 		name := fmt.Sprintf("e%d", i+1)
-		if err := s.run(name, dir, program{file: file, stop: syscall.SIGTERM, share: true, args: []string{
+		if err := s.run(name, dir, program{file: file, stop: syscall.SIGTERM, args: []string{
 			"--name", name, "--data-dir", filepath.Join(dir, name), "--log-level", "warn",
 			"--listen-client-urls", url(ports[i]), "--advertise-client-urls", url(ports[i]),
 			"--listen-peer-urls", url(ports[nodes+i]), "--initial-advertise-peer-urls", url(ports[nodes+i]),

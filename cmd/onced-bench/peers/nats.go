@@ -41,7 +41,7 @@ func startNATS(_ context.Context, s *System, file, dir string) error {
 		if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 			return fmt.Errorf("write configuration: %w", err)
 		}
-		if err := s.run(name, dir, program{file: file, stop: syscall.SIGTERM, share: true, args: []string{"--config", config}}); err != nil {
+		if err := s.run(name, dir, program{file: file, stop: syscall.SIGTERM, args: []string{"--config", config}}); err != nil {
 			return err
 		}
 	}

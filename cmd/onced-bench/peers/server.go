@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"time"
 )
@@ -33,7 +32,6 @@ type program struct {
 	file       string
 	args       []string
 	stop       syscall.Signal      // what it ends by in good order
-	share      bool                // it gets the part of the processors that a node of onced has
 	credential *syscall.Credential // nil: this program's own
 }
 
@@ -48,9 +46,6 @@ func (s *System) run(name, dir string, p program) error {
 	n.process = exec.Command(p.file, p.args...)
 	n.process.Dir = dir
 	n.process.Stdout, n.process.Stderr = log, log
-	if _, set := os.LookupEnv("GOMAXPROCS"); p.share && !set {
-		n.process.Env = append(os.Environ(), fmt.Sprintf("GOMAXPROCS=%d", max(1, runtime.NumCPU()/3)))
-	}
 	// An interrupt at the terminal is for this program, which stops the server;
 	// the server also stops if this program is killed.
 	n.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: p.stop, Credential: p.credential}
