@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -23,6 +24,19 @@ func benchmark(b *testing.B, path, body string) {
 	b.ReportAllocs()
 	for b.Loop() {
 		reader.Reset(body)
+		s.handler.ServeHTTP(discard{http.Header{}}, r)
+	}
+}
+
+// BenchmarkCreate is a new key each time, in a state in memory.
+func BenchmarkCreate(b *testing.B) {
+	s := newService(b)
+	reader := strings.NewReader("")
+	r := httptest.NewRequest("POST", "/create", reader)
+	r.Header.Set("Content-Type", "application/json")
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		reader.Reset(`{"idempotencyKey":"k` + strconv.Itoa(i) + `","data":{"amount":1}}`)
 		s.handler.ServeHTTP(discard{http.Header{}}, r)
 	}
 }

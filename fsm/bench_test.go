@@ -68,6 +68,43 @@ func BenchmarkCreate(b *testing.B) {
 	})
 }
 
+func benchCreates() []*Command {
+	creates := make([]*Command, benchBatch)
+	for i := range creates {
+		creates[i] = create("", fmt.Sprint(i), key(fmt.Sprint(i)), numbered(uint64(i)))
+		creates[i].Response = response(201, fmt.Sprintf("%0500d", 1))
+	}
+	return creates
+}
+
+// BenchmarkEncode is the way of a command into a log entry.
+func BenchmarkEncode(b *testing.B) {
+	creates := benchCreates()
+	b.ReportAllocs()
+	for b.Loop() {
+		EncodeEntry(start, encodeAll(b, creates))
+	}
+	perCommand(b, benchBatch)
+}
+
+// BenchmarkDecode is the way back out of it.
+func BenchmarkDecode(b *testing.B) {
+	data := entry(b, start, benchCreates()...)
+	b.ReportAllocs()
+	for b.Loop() {
+		_, commands, err := decodeEntry(data)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, c := range commands {
+			if _, err := decodeCommand(c); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	perCommand(b, benchBatch)
+}
+
 func BenchmarkLookup(b *testing.B) {
 	benchmark(b, func(b *testing.B, r *rig) {
 		const keys = 10_000

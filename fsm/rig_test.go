@@ -69,11 +69,15 @@ func (r *rig) apply(commands ...*Command) []*Outcome {
 
 func entry(t testing.TB, now int64, commands ...*Command) []byte {
 	t.Helper()
-	var encoded [][]byte
+	return EncodeEntry(now, encodeAll(t, commands))
+}
+
+func encodeAll(t testing.TB, commands []*Command) (encoded [][]byte) {
+	t.Helper()
 	for _, c := range commands {
 		encoded = append(encoded, encode(t, c))
 	}
-	return EncodeEntry(now, encoded)
+	return encoded
 }
 
 func encode(t testing.TB, m interface{ MarshalVT() ([]byte, error) }) []byte {
