@@ -67,17 +67,11 @@ func (s *scaleCommand) Run(ctx context.Context, to streams) error {
 	}
 	return s.withCluster(ctx, to, "", func(c *localCluster) error {
 		run := &scaleRun{scaleCommand: s, cluster: c, driver: newDriver(s.AnswerBytes, s.Timeout), to: to, nodes: len(c.nodes)}
-		for _, keys := range s.Keys {
-			l, err := run.level(ctx, keys)
-			if err != nil {
-				return fmt.Errorf("measure with %d keys: %w", keys, err)
-			}
-			run.levels = append(run.levels, l)
-		}
-		if err := s.report(to, run.levels); err != nil {
+		err := run.measure(ctx)
+		if len(run.levels) == 0 {
 			return err
 		}
-		return run.failed()
+		return errors.Join(err, s.report(to, run.levels), run.failed())
 	})
 }
 
@@ -89,6 +83,18 @@ type scaleRun struct {
 	to      streams
 	nodes   int // there have been, for the names of new ones
 	levels  []scaleLevel
+}
+
+// measure measures level after level, until one fails.
+func (r *scaleRun) measure(ctx context.Context) error {
+	for _, keys := range r.Keys {
+		l, err := r.level(ctx, keys)
+		if err != nil {
+			return fmt.Errorf("measure with %d keys: %w", keys, err)
+		}
+		r.levels = append(r.levels, l)
+	}
+	return nil
 }
 
 // level fills the cluster up to so many keys and measures all there is.
