@@ -259,39 +259,64 @@ func (r *running) underLoad(ctx context.Context, kinds []string) history.Nano {
 }
 
 // breakThings does one fault after the other until the time is over and each
-// kind was made.
+// kind was made. Those of which nothing showed that they bit are made again.
 func (r *running) breakThings(ctx context.Context, kinds []string) error {
 	until := r.began.Add(r.Duration)
 	if len(kinds) == 0 {
 		_ = sleep(ctx, time.Until(until)) // cut short, the run is given up
 		return nil
 	}
-	plan, err := fault.NewPlanner(r.Seed, kinds)
-	if err != nil {
-		return err
-	}
-	missing := slices.Clone(kinds)
-	for ctx.Err() == nil && (len(missing) > 0 || time.Now().Before(until)) {
-		step := plan.Next()
-		if sleep(ctx, step.Pause) != nil {
+	unseen := slices.Clone(kinds)
+	for again := range uint64(1 + againAtMost) {
+		plan, err := fault.NewPlanner(r.Seed+again, unseen)
+		if err != nil {
+			return err
+		}
+		missing := slices.Clone(unseen)
+		for ctx.Err() == nil && (len(missing) > 0 || time.Now().Before(until)) {
+			step := plan.Next()
+			bit, err := r.inject(ctx, step)
+			if err != nil {
+				return err
+			}
+			missing = less(missing, step.Kinds)
+			if bit {
+				unseen = less(unseen, step.Kinds)
+			}
+		}
+		if len(unseen) == 0 || ctx.Err() != nil {
 			return nil
-		}
-		missing = slices.DeleteFunc(missing, func(kind string) bool { return slices.Contains(step.Kinds, kind) })
-		e := r.cluster.Inject(ctx, r.began, step)
-		f := &history.Fault{Kind: e.Kind, Nodes: e.Nodes, Begin: history.Span(e.Begin), End: history.Span(e.End), Evidence: e.Evidence}
-		if e.Err != nil {
-			f.Error = e.Err.Error()
-		}
-		r.writer.Fault(f)
-		r.tell(f)
-		if e.Err == nil {
-			continue
-		}
-		if err := r.cluster.Heal(ctx); err != nil {
-			return fmt.Errorf("the fault %s failed, and was not healed: %w", e.Kind, err) // what is broken is not broken further
 		}
 	}
 	return nil
+}
+
+// againAtMost is how often a kind is made again for want of evidence.
+const againAtMost = 2
+
+func less(kinds, those []string) []string {
+	return slices.DeleteFunc(kinds, func(kind string) bool { return slices.Contains(those, kind) })
+}
+
+// inject does a step, and reports whether there is evidence that it bit. An error
+// says that what was broken is so still, so that nothing further may be.
+func (r *running) inject(ctx context.Context, step fault.Step) (bit bool, err error) {
+	if sleep(ctx, step.Pause) != nil {
+		return false, nil
+	}
+	e := r.cluster.Inject(ctx, r.began, step)
+	f := &history.Fault{Kind: e.Kind, Nodes: e.Nodes, Begin: history.Span(e.Begin), End: history.Span(e.End), Evidence: e.Evidence}
+	if e.Err != nil {
+		f.Error = e.Err.Error()
+	}
+	r.writer.Fault(f)
+	r.tell(f)
+	if e.Err != nil {
+		if err := r.cluster.Heal(ctx); err != nil {
+			return false, fmt.Errorf("the fault %s failed, and was not healed: %w", e.Kind, err)
+		}
+	}
+	return e.Evidence != "", nil
 }
 
 func (r *running) tell(f *history.Fault) {
