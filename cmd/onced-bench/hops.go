@@ -29,7 +29,7 @@ func (h *hopsCommand) Run(ctx context.Context, to streams) error {
 	return h.withCluster(ctx, to, "", func(c *localCluster) error {
 		b := newBench(load, c.addrs(), c.pids())
 		for i, connections := range h.Connections {
-			t, err := h.trace(ctx, c, b, uint64(2*i+1), connections)
+			t, err := h.trace(ctx, c, b, 2*i+1, connections)
 			if err != nil {
 				return fmt.Errorf("trace new keys at %d connections: %w", connections, err)
 			}
@@ -41,12 +41,13 @@ func (h *hopsCommand) Run(ctx context.Context, to streams) error {
 	})
 }
 
-// trace has keys created and reads the nodes' metrics before and after.
-func (h *hopsCommand) trace(ctx context.Context, c *localCluster, b *bench, number uint64, connections int) (*trace, error) {
+// trace has keys created and reads the nodes' metrics before and after. The two
+// cells that it takes have the numbers from number on.
+func (h *hopsCommand) trace(ctx context.Context, c *localCluster, b *bench, number, connections int) (*trace, error) {
 	warm, measured := *b, *b
 	warm.options.Duration, warm.options.Warmup = max(h.Warmup, 100*time.Millisecond), 0
 	measured.options.Warmup = 0
-	if _, err := warm.runCell(ctx, int(number), workNew, connections); err != nil {
+	if _, err := warm.runCell(ctx, number, workNew, connections); err != nil {
 		return nil, err
 	}
 	leader, err := c.leader(ctx)
@@ -57,7 +58,7 @@ func (h *hopsCommand) trace(ctx context.Context, c *localCluster, b *bench, numb
 	if err != nil {
 		return nil, err
 	}
-	done, err := measured.runCell(ctx, int(number)+1, workNew, connections)
+	done, err := measured.runCell(ctx, number+1, workNew, connections)
 	if err != nil {
 		return nil, err
 	}
