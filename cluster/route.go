@@ -113,8 +113,9 @@ func (n *Node) commit(ctx context.Context, c *fsm.Command) (result, error) {
 }
 
 // isAnswer reports whether an outcome is the answer. Two are not: a command
-// that came too late by a wrong guess of cluster time is sent again with a
-// fresh one as long as its sender waits, and an unbound cluster is waited for.
+// that came too late, by a wrong guess of cluster time or because its key was
+// given back after it was sent, is stamped and sent again as long as its sender
+// waits, and an unbound cluster is waited for.
 func isAnswer(o *fsm.Outcome) bool {
 	return o.Code != fsm.Code_TOO_LATE && o.Code != fsm.Code_NOT_BOUND
 }
@@ -133,11 +134,15 @@ func (n *Node) holdOn(ctx context.Context, tries int, changed <-chan struct{}) e
 	return ctx.Err()
 }
 
-// encode stamps not_after from the caller's deadline in cluster time, and
-// encodes.
+// encode stamps not_after from the caller's deadline in cluster time and, where c
+// may begin a key, what this node has seen, and encodes. A copy of c that comes
+// late must not begin the key anew that c began, and that was given back since.
 func (n *Node) encode(ctx context.Context, c *fsm.Command) ([]byte, error) {
 	deadline, _ := ctx.Deadline()
 	c.NotAfter = n.Now() + time.Until(deadline).Milliseconds() + 1
+	if c.Kind == fsm.Kind_CLAIM || c.Kind == fsm.Kind_CREATE {
+		c.SeenRemovals = n.state.Removals() + 1
+	}
 	b, err := c.MarshalVT()
 	if err != nil {
 		return nil, fmt.Errorf("encode command: %w", err)

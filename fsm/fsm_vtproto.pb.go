@@ -280,6 +280,13 @@ func (m *Command) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.SeenRemovals != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.SeenRemovals))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0xb0
+	}
 	if len(m.Members) > 0 {
 		for iNdEx := len(m.Members) - 1; iNdEx >= 0; iNdEx-- {
 			size, err := m.Members[iNdEx].MarshalToSizedBufferVT(dAtA[:i])
@@ -734,6 +741,11 @@ func (m *Done) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Removal != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Removal))
+		i--
+		dAtA[i] = 0x18
+	}
 	if m.ExpiresAt != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.ExpiresAt))
 		i--
@@ -781,6 +793,11 @@ func (m *Meta) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
+	}
+	if m.Removals != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Removals))
+		i--
+		dAtA[i] = 0x70
 	}
 	if m.Resources != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Resources))
@@ -1113,6 +1130,9 @@ func (m *Command) SizeVT() (n int) {
 			n += 2 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
 	}
+	if m.SeenRemovals != 0 {
+		n += 2 + protohelpers.SizeOfVarint(uint64(m.SeenRemovals))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -1245,6 +1265,9 @@ func (m *Done) SizeVT() (n int) {
 	if m.ExpiresAt != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.ExpiresAt))
 	}
+	if m.Removal != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Removal))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -1298,6 +1321,9 @@ func (m *Meta) SizeVT() (n int) {
 	}
 	if m.Resources != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.Resources))
+	}
+	if m.Removals != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Removals))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -2518,6 +2544,25 @@ func (m *Command) UnmarshalVT(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
+		case 22:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field SeenRemovals", wireType)
+			}
+			m.SeenRemovals = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.SeenRemovals |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -3368,6 +3413,25 @@ func (m *Done) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Removal", wireType)
+			}
+			m.Removal = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Removal |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -3707,6 +3771,25 @@ func (m *Meta) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.Resources |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 14:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Removals", wireType)
+			}
+			m.Removals = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Removals |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}

@@ -61,6 +61,7 @@ func (d digest) meta(x *Meta) {
 	d.number(x.Time)
 	d.number(int64(x.Fence))
 	d.number(int64(x.FeatureLevel))
+	d.number(int64(x.Removals))
 	d.bytes(x.ClusterId)
 	d.number(int64(len(x.Members)))
 	for _, m := range x.Members {
@@ -121,9 +122,10 @@ func (d digest) resource(x *Resource) {
 }
 
 func (d digest) done(x *Done) {
-	d.number(int64(x.Outcome.Code))
-	d.number(x.Outcome.Time)
+	d.number(int64(x.Outcome.GetCode()))
+	d.number(x.Outcome.GetTime())
 	d.number(x.ExpiresAt)
+	d.number(int64(x.Removal))
 }
 
 // body adds what plain makes of stored. The machine takes bodies as the edge

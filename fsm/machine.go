@@ -99,6 +99,9 @@ func (m *Machine) Reached() (index, term uint64) {
 	return meta.AppliedIndex, meta.AppliedTerm
 }
 
+// Removals is how many records commands have removed so far.
+func (m *Machine) Removals() uint64 { return m.meta.Load().Removals }
+
 // clone copies x but for the bytes that are only ever replaced as a whole.
 func (x *Meta) clone() *Meta {
 	return &Meta{
@@ -115,6 +118,7 @@ func (x *Meta) clone() *Meta {
 		Completed:          x.Completed,
 		Unknown:            x.Unknown,
 		Resources:          x.Resources,
+		Removals:           x.Removals,
 	}
 }
 

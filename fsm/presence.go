@@ -8,8 +8,8 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// presence knows in memory which records, resources and unique values are
-// stored, so that a new key costs no read: an LSM store pays most for what it
+// presence knows in memory which records, resources, unique values and removals
+// are stored, so that a new key costs no read: an LSM store pays most for what it
 // does not have.
 //
 // It is exact but for hashes that collide, where it says yes for no; it never
@@ -105,7 +105,7 @@ func (p present) Get(key []byte) ([]byte, error) {
 // warmStride is how many keys are read between two looks at whether to stop.
 const warmStride = 1024
 
-// Warm has it read which records, resources and unique values there are, so that new
+// Warm has it read which records, resources, unique values and removals there are, so that new
 // keys cost no read from then on: some eight bytes of memory a key. It is
 // called when nothing is being applied, and returns once entries may be, which
 // is before it has read them all. wait waits for that; it is called once. Closing stop
@@ -136,9 +136,7 @@ func (m *Machine) warm(begun chan<- struct{}, stop <-chan struct{}) error {
 			default:
 			}
 		}
-		if key[0] != tableDone {
-			p.add(key)
-		}
+		p.add(key)
 		return true
 	})
 	p.end(err == nil && !stopped)

@@ -82,6 +82,9 @@ func drawCommand(t *rapid.T, m *model, n int) *Command {
 	}
 	c.Lease = rapid.SampledFrom([]int64{100, 500, 1000}).Draw(t, "lease")
 	c.Ttl = rapid.SampledFrom([]int64{1000, 1500, 2000}).Draw(t, "ttl")
+	if (kind == Kind_CLAIM || kind == Kind_CREATE) && rapid.IntRange(0, 3).Draw(t, "tells") > 0 {
+		c.SeenRemovals = m.removals + 1 // it may yet come late
+	}
 	c.Fingerprint = []byte(rapid.SampledFrom([]string{"", "", "", "", "", "f"}).Draw(t, "fingerprint"))
 	switch kind {
 	case Kind_CLAIM:

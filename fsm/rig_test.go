@@ -176,6 +176,7 @@ func namespace(ns string) change   { return func(c *Command) { c.Namespace = ns 
 func fingerprint(f string) change  { return func(c *Command) { c.Fingerprint = []byte(f) } }
 func surface(s Surface) change     { return func(c *Command) { c.Surface = s } }
 func attempt(id string) change     { return func(c *Command) { c.AttemptId = id } }
+func seen(removals uint64) change  { return func(c *Command) { c.SeenRemovals = removals + 1 } }
 func leased(ms int64) change       { return func(c *Command) { c.Lease = ms } }
 func ttl(ms int64) change          { return func(c *Command) { c.Ttl = ms } }
 func fenced(fence uint64) change   { return func(c *Command) { c.Fence = fence } }

@@ -86,10 +86,13 @@ func (j *judgement) callsOf(effects ...*history.Effect) (calls []*history.Call) 
 	return calls
 }
 
-// blockOnce applies ruleBlockOnce: between two runs something must have let the
-// second in.
+// blockOnce applies ruleBlockOnce: between two grants that were run something must
+// have let the second in. The first may run later than the second: its request
+// may have been on its way all the time.
 func (j *judgement) blockOnce(k *keyed) {
-	for i, second := range k.effects {
+	effects := slices.Clone(k.effects)
+	slices.SortStableFunc(effects, func(a, b *history.Effect) int { return cmp.Compare(a.Fence, b.Fence) })
+	for i, second := range effects {
 		if second.Policy != history.Block {
 			continue
 		}
@@ -97,15 +100,15 @@ func (j *judgement) blockOnce(k *keyed) {
 		if i == 0 {
 			continue
 		}
-		first := k.effects[i-1]
+		first := effects[i-1]
 		if first.Policy != history.Block || first.Fence == second.Fence || first.Result == history.Declined {
 			continue
 		}
-		ttl := history.Nano(0)
+		ttl, granted := history.Nano(0), first.Begin
 		if c := j.byID[first.Call]; c != nil {
-			ttl = c.TTL
+			ttl, granted = c.TTL, min(granted, c.Begin)
 		}
-		if second.Begin+j.Margin >= first.Begin+ttl || j.letRunAgain(k, first, second) {
+		if second.Begin+j.Margin >= first.Begin+ttl || letRunAgain(k, granted, second.Begin) {
 			continue
 		}
 		j.find(ruleBlockOnce, k.key, "it ran twice, and nothing let it run again", j.callsOf(first, second), []*history.Effect{first, second})
@@ -113,11 +116,11 @@ func (j *judgement) blockOnce(k *keyed) {
 }
 
 // letRunAgain reports whether a call that gives the key back may have been done
-// between the two.
-func (j *judgement) letRunAgain(k *keyed, first, second *history.Effect) bool {
+// between two moments.
+func letRunAgain(k *keyed, from, to history.Nano) bool {
 	return slices.ContainsFunc(k.calls, func(c *history.Call) bool {
 		gives := c.Kind == history.Forget || c.Kind == history.Release || c.Kind == history.Resolve && c.Retry
-		return gives && (c.OK() || c.Ambiguous()) && c.Begin <= second.Begin && c.End >= first.Begin
+		return gives && (c.OK() || c.Ambiguous()) && c.Begin <= to && c.End >= from
 	})
 }
 

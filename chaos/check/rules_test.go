@@ -31,6 +31,19 @@ func TestRules(t *testing.T) {
 			s.write(history.Resolve, 1500, 1510, 1).Retry = true
 			s.work(s.claim(1520, 1530, 2, 1), 1540, 2, "worker", history.Answered, "")
 		}, ""},
+		{"a request that was long on its way runs after the one that an operator let in", func(s *story) {
+			s.policy = history.Block
+			first := s.claim(0, 10, 1, 1)
+			s.write(history.Resolve, 1500, 1510, 1).Retry = true
+			s.work(s.claim(1520, 1530, 2, 1), 1540, 2, "worker", history.Answered, "")
+			s.work(first, 1600, 1, "worker", history.Answered, "")
+		}, ""},
+		{"it runs after one that nobody let in", func(s *story) {
+			s.policy = history.Block
+			first := s.claim(0, 10, 1, 1)
+			s.work(s.claim(1520, 1530, 2, 1), 1540, 2, "worker", history.Answered, "")
+			s.work(first, 1600, 1, "worker", history.Answered, "")
+		}, ruleBlockOnce},
 		{"fences of two keys in the order of time", func(s *story) {
 			s.claim(0, 10, 1, 1)
 			s.at = other
