@@ -169,10 +169,13 @@ func TestAFullDiskTakesNothingUntilItIsFreed(t *testing.T) {
 func TestFilesRotAsChanceSays(t *testing.T) {
 	fresh := func() string {
 		dir := t.TempDir()
-		for _, name := range []string{"a.log", "b.log", "c.txt", "empty.log"} {
+		for _, name := range []string{"a.log", "b.log", "c.txt", "empty.log", "empty-zeros.log"} {
 			data := append([]byte(strings.Repeat(name, 10)), make([]byte, 1000)...)
-			if name == "empty.log" {
+			switch name {
+			case "empty.log":
 				data = nil
+			case "empty-zeros.log": // a file of the log that is only made ready
+				data = make([]byte, 1000)
 			}
 			if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 				t.Fatal(err)
@@ -199,7 +202,7 @@ func TestFilesRotAsChanceSays(t *testing.T) {
 			t.Errorf("%d bytes lost, %v", lost, err)
 		}
 		if _, err := Pick(chance, dir, "empty*"); err == nil {
-			t.Error("a file without bytes is picked")
+			t.Error("a file with nothing in it is picked")
 		}
 		return fmt.Sprint(filepath.Base(path), at, lost)
 	}
@@ -215,7 +218,7 @@ func TestFilesRotAsChanceSays(t *testing.T) {
 		t.Errorf("20 seeds gave %d kinds of damage", len(seen))
 	}
 	dir := fresh()
-	if removed, err := Wipe(dir); err != nil || removed != 3*1050 {
+	if removed, err := Wipe(dir); err != nil || removed != 3*1050 + 1000 {
 		t.Errorf("%d bytes were wiped, %v", removed, err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {

@@ -39,7 +39,7 @@ func Wipe(dir string) (removed int64, err error) {
 }
 
 // Pick chooses one of the files that match the patterns below dir, those without
-// any bytes left out. The same files and the same chance give the same choice.
+// any bytes but zeros left out. The same files and the same chance give the same choice.
 func Pick(chance *rand.Rand, dir string, patterns ...string) (string, error) {
 	var found []string
 	for _, p := range patterns {
@@ -51,10 +51,14 @@ func Pick(chance *rand.Rand, dir string, patterns ...string) (string, error) {
 	}
 	found = slices.DeleteFunc(found, func(path string) bool {
 		info, err := os.Stat(path)
-		return err != nil || !info.Mode().IsRegular() || info.Size() == 0
+		if err != nil || !info.Mode().IsRegular() {
+			return true
+		}
+		_, err = usedPart(path)
+		return err != nil
 	})
 	if len(found) == 0 {
-		return "", fmt.Errorf("pick a file: none with any bytes in %s matches %q", dir, patterns)
+		return "", fmt.Errorf("pick a file: none with anything in it in %s matches %q", dir, patterns)
 	}
 	slices.Sort(found)
 	return found[chance.IntN(len(found))], nil
