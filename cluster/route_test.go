@@ -182,11 +182,11 @@ func TestAResendIsTheSameCommand(t *testing.T) {
 					return
 				}
 				commands = append(commands, f.payload)
-				w.reply(f.id, result{verdict: v, outcome: &fsm.Outcome{Code: fsm.Code_GRANTED}})
+				w.reply(f.id, result{verdict: v, outcome: &fsm.Outcome{Code: fsm.Code_OK}})
 			}
 			_, _ = readFrame(r) // until it hangs up
 		}()
-		if o, err := n.Propose(t.Context(), claimOf("k", "", time.Minute, fsm.OnLapse_RETRY)); err != nil || o.Code != fsm.Code_GRANTED {
+		if o, err := n.Propose(t.Context(), &fsm.Command{Kind: fsm.Kind_RENEW, Namespace: "default", Key: "k", Fence: 1}); err != nil || o.Code != fsm.Code_OK {
 			t.Fatalf("%v %v", o.GetCode(), err)
 		}
 		for _, c := range commands {

@@ -12,7 +12,7 @@ func sample() cell {
 	client, server, other := 0.01234, 0.2, 3.4
 	return cell{
 		Work: workNew, Connections: 64, Seconds: 8, Operations: 96_000, PerSecond: 12_000,
-		P50: 5.126, P99: 20.5, P999: 40, Max: 1234.5, Failures: map[string]int64{"connection": 3, "503": 12},
+		Mean: 6.5, P50: 5.126, P99: 20.5, P999: 40, Max: 1234.5, Failures: map[string]int64{"connection": 3, "503": 12},
 		ClientCPU: &client, ServerCPU: &server, OtherBusy: &other,
 	}
 }
@@ -48,7 +48,7 @@ func TestJSONIsOneLineACell(t *testing.T) {
 		t.Fatalf("%d lines; want 2", len(lines))
 	}
 	const want = `{"work":"new","connections":64,"seconds":8,"operations":96000,"operations_per_second":12000,` +
-		`"p50_ms":5.126,"p99_ms":20.5,"p999_ms":40,"max_ms":1234.5,"failures":{"503":12,"connection":3},` +
+		`"mean_ms":6.5,"p50_ms":5.126,"p99_ms":20.5,"p999_ms":40,"max_ms":1234.5,"failures":{"503":12,"connection":3},` +
 		`"client_cpu_seconds_per_1000":0.01234,"server_cpu_seconds_per_1000":0.2,"other_busy_percent":3.4}`
 	if lines[0] != want {
 		t.Errorf("line:\n%s\nwant:\n%s", lines[0], want)
