@@ -109,13 +109,23 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
+// given are the addresses that freeAddr has returned.
+var given sync.Map
+
+// freeAddr returns a loopback address that was free a moment ago, another each
+// time: the system may give the same again.
 func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		addr := l.Addr().String()
+		l.Close()
+		if _, again := given.LoadOrStore(addr, true); !again {
+			return addr, nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // startNodes starts n nodes below dir and waits until all are ready.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -53,15 +54,24 @@ func newCluster(t testing.TB, n int, tune func(*Config)) *trio {
 	return c
 }
 
-// freeAddr returns a loopback address that was free a moment ago.
+// given are the addresses that freeAddr has returned.
+var given sync.Map
+
+// freeAddr returns a loopback address that was free a moment ago, another each
+// time: the system may give the same again.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := l.Addr().String()
+		l.Close()
+		if _, again := given.LoadOrStore(addr, true); !again {
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func (c *trio) config(i int) Config {
