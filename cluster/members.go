@@ -156,9 +156,9 @@ func (n *Node) administer(ctx context.Context, req adminRequest) error {
 }
 
 func (n *Node) add(ctx context.Context, req adminRequest) error {
-	hello, err := n.peers.Hello(ctx, req.Addr)
+	hello, err := n.whoIs(ctx, req)
 	if err != nil {
-		return fmt.Errorf("%w: ask the node at %s who it is: %w", ErrInvalidNode, req.Addr, err)
+		return err
 	}
 	if err := mayAdd(n.state.Meta(), req, hello); err != nil {
 		return err
@@ -179,6 +179,23 @@ func (n *Node) add(ctx context.Context, req adminRequest) error {
 		return n.change(ctx, n.raft.AddVoter(id, addr, 0, adminTimeout))
 	}
 	return n.change(ctx, n.raft.AddNonvoter(id, addr, 0, adminTimeout))
+}
+
+// whoIs returns what the node that is to be added says of itself. This node does
+// not ask itself: it may have been added by a request whose answer was lost, and
+// lead by the time that comes again.
+func (n *Node) whoIs(ctx context.Context, req adminRequest) (peer.Hello, error) {
+	meta := n.state.Meta()
+	for _, m := range meta.Members {
+		if m.Id == n.cfg.NodeID && m.Id == req.ID && m.RaftAddr == req.Addr {
+			return peer.Hello{NodeID: m.Id, Incarnation: m.Incarnation, ClusterID: meta.ClusterId}, nil
+		}
+	}
+	hello, err := n.peers.Hello(ctx, req.Addr)
+	if err != nil {
+		return hello, fmt.Errorf("%w: ask the node at %s who it is: %w", ErrInvalidNode, req.Addr, err)
+	}
+	return hello, nil
 }
 
 // mayAdd says why the node that answers at the address may not be added, before

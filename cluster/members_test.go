@@ -73,6 +73,22 @@ func TestANodeThatIsAwayIsRemovedAndAnotherTakesItsPlace(t *testing.T) {
 	c.stop(away)
 }
 
+func TestWhoIsThereIsAddedAgainThroughAnyNode(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	for _, p := range c.peers { // the leader is one of them
+		for i, n := range c.nodes {
+			if err := n.AddNode(t.Context(), p.ID, p.Addr, true); err != nil {
+				t.Errorf("%s, through %s: %v", p.ID, c.peers[i].ID, err)
+			}
+		}
+	}
+	leader := c.leader()
+	if err := c.nodes[leader].AddNode(t.Context(), c.peers[leader].ID, freeAddr(t), true); !errors.Is(err, ErrInvalidNode) {
+		t.Errorf("the leader, at an address where nobody answers: %v", err)
+	}
+	c.agree()
+}
+
 func TestALearnerIsAddedNeverLeadsAndIsRemoved(t *testing.T) {
 	c := startCluster(t, 1, nil)
 	cfg := c.config(0)
