@@ -235,6 +235,7 @@ func TestACommandWaitsForALeaderAndOutlivesItsLoss(t *testing.T) {
 }
 
 func TestWithoutAMajorityNothingIsAnsweredAndNothingRuns(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, func(cfg *Config) { cfg.RequestTimeout = time.Second })
 	at := c.leader()
 	held := c.begin(at, claimOf("held", "", time.Hour, fsm.OnLapse_BLOCK), 0, fsm.Code_GRANTED)
@@ -294,6 +295,7 @@ func TestABarrierSeesWhatWasCommittedBefore(t *testing.T) {
 }
 
 func TestARestartedClusterKeepsEverything(t *testing.T) {
+	t.Parallel()
 	for _, store := range []string{"wal", "bolt"} {
 		t.Run(store, func(t *testing.T) {
 			c := startCluster(t, 3, func(cfg *Config) { cfg.LogStore = store })

@@ -90,6 +90,7 @@ func TestAVoterGetsTheVoteOfAMemberWhoseAdmissionItHasOnlyStored(t *testing.T) {
 }
 
 func TestOnlyWhomTheLastConfigurationHasIsForeseen(t *testing.T) {
+	t.Parallel()
 	member := func(id, addr string, incarnation byte) *fsm.Member {
 		return &fsm.Member{Id: id, RaftAddr: addr, Incarnation: slices.Repeat([]byte{incarnation}, 16)}
 	}

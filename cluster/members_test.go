@@ -14,6 +14,7 @@ import (
 )
 
 func TestTheLeaderIsRemovedThroughAnyNode(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		by   func(c *trio) int

@@ -130,6 +130,7 @@ func (p past) stands(t *testing.T, n *Node) {
 }
 
 func TestARestoredClusterGoesOnFromTheBackup(t *testing.T) {
+	t.Parallel()
 	p := newPast(t)
 	for _, store := range []string{"wal", "bolt"} {
 		t.Run(store, func(t *testing.T) {
@@ -158,6 +159,7 @@ func TestARestoredClusterGoesOnFromTheBackup(t *testing.T) {
 // A log of a restored cluster does not tell of the content. Whoever were
 // brought up from it alone would miss all that was restored.
 func TestANodeAddedToARestoredClusterHasTheContentToo(t *testing.T) {
+	t.Parallel()
 	p := newPast(t)
 	for name, prepare := range map[string]func(*trio){
 		"at once":         func(*trio) {},
@@ -199,6 +201,7 @@ func TestANodeAddedToARestoredClusterHasTheContentToo(t *testing.T) {
 }
 
 func TestASingleNodeIsRestored(t *testing.T) {
+	t.Parallel()
 	p := newPast(t)
 	c := newCluster(t, 1, nil)
 	c.restore(0, p.file)
@@ -215,6 +218,7 @@ func TestASingleNodeIsRestored(t *testing.T) {
 }
 
 func TestNodesFormAClusterOfOneContentOnly(t *testing.T) {
+	t.Parallel()
 	p := newPast(t)
 	for name, other := range map[string]struct {
 		restore func(c *trio)

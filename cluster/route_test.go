@@ -201,6 +201,7 @@ func TestAResendIsTheSameCommand(t *testing.T) {
 }
 
 func TestAnAnswerThatDoesNotFitIsToldToBeAskedForAgain(t *testing.T) {
+	t.Parallel()
 	near, far := net.Pipe()
 	w := newFrameWriter(near)
 	defer w.stop()
@@ -335,6 +336,7 @@ func TestAGrantThatTheSameAttemptHoldsIsNotReleasedUnderIt(t *testing.T) {
 }
 
 func TestLargeResponsesAreForwardedManyAtOnce(t *testing.T) {
+	t.Parallel()
 	// How long a busy machine takes for all of it is not what is tested.
 	c := startCluster(t, 3, func(cfg *Config) { cfg.RequestTimeout = 5 * time.Minute })
 	follower := c.follower()

@@ -14,6 +14,7 @@ import (
 )
 
 func TestAClockAnHourOffEndsNothingEarly(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		skew time.Duration
@@ -85,6 +86,7 @@ func TestARecordEndsOnceAMajorityOfClocksHasPassedItsTime(t *testing.T) {
 // would end too early when it is back, and time goes on at once from where it is
 // in truth.
 func TestTimeGoesOnWhileOneClockIsAnHourBehindAndAnotherVoterIsAway(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	away, behind := c.leader(), c.follower()
 	c.skews[behind].Store(int64(-time.Hour))
