@@ -218,7 +218,7 @@ func TestFilesRotAsChanceSays(t *testing.T) {
 		t.Errorf("20 seeds gave %d kinds of damage", len(seen))
 	}
 	dir := fresh()
-	if removed, err := Wipe(dir); err != nil || removed != 3*1050 + 1000 {
+	if removed, err := Wipe(dir); err != nil || removed != 3*1050+1000 {
 		t.Errorf("%d bytes were wiped, %v", removed, err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
