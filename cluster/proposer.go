@@ -17,8 +17,10 @@ const (
 	// (raft.SuggestedMaxDataSize), as larger ones delay heartbeats.
 	maxBatchBytes    = 512 << 10
 	maxBatchCommands = 1024
-	// maxProposals bounds the commands that wait.
+	// maxProposals bounds the commands that wait, and maxWaiting their bytes, but
+	// for those of the last one.
 	maxProposals = 16384
+	maxWaiting   = 256 << 20
 	// enqueueTimeout bounds the wait for raft to take an entry; raft's own
 	// timeout covers no more than that. After it, the entry was not taken.
 	enqueueTimeout = time.Second
@@ -56,6 +58,7 @@ type proposer struct {
 
 	mu       sync.Mutex
 	queue    []proposal
+	waiting  int    // bytes of the commands in queue
 	open     bool   // this node leads and may grant
 	underway *entry // nil: none
 	enough   int    // how many commands the next entry waits for; 0: it does not wait
@@ -79,7 +82,7 @@ func newProposer(r *raft.Raft, stamp func() (int64, bool), met *metrics, stopped
 // propose.
 func (p *proposer) propose(pr proposal) {
 	p.mu.Lock()
-	if !p.open || len(p.queue) >= maxProposals {
+	if !p.open || len(p.queue) >= maxProposals || p.waiting >= maxWaiting {
 		open := p.open
 		p.mu.Unlock()
 		if open {
@@ -91,6 +94,7 @@ func (p *proposer) propose(pr proposal) {
 	}
 	pr.queued = time.Now()
 	p.queue = append(p.queue, pr)
+	p.waiting += len(pr.command)
 	send := len(p.queue) == max(p.enough, 1)
 	if send {
 		p.enough = 0
@@ -124,7 +128,7 @@ func (p *proposer) setOpen(open bool) {
 	p.open = open
 	var back []proposal
 	if !open {
-		back, p.queue = p.queue, nil
+		back, p.queue, p.waiting = p.queue, nil, 0
 	}
 	p.mu.Unlock()
 	for _, pr := range back {
@@ -170,12 +174,13 @@ func (p *proposer) take() *entry {
 	}
 	n, size := 0, 0
 	for n < len(p.queue) && n < maxBatchCommands {
-		size += len(p.queue[n].command)
-		if n > 0 && size > maxBatchBytes {
+		more := len(p.queue[n].command)
+		if n > 0 && size+more > maxBatchBytes {
 			break
 		}
-		n++
+		n, size = n+1, size+more
 	}
+	p.waiting -= size
 	e := &entry{batch: p.queue[:n:n], begun: time.Now()}
 	p.queue = p.queue[n:]
 	if len(p.queue) == 0 {

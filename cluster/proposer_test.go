@@ -71,3 +71,22 @@ func TestTheNextEntryWaitsForNoLongerThanHalfTheLastOneAndFiveMilliseconds(t *te
 		}
 	})
 }
+
+func TestCommandsOfTooManyBytesDoNotWait(t *testing.T) {
+	p := gathering(0, 0)
+	const half = maxWaiting / 2
+	queue := func(size int) (refused bool) {
+		p.propose(proposal{command: make([]byte, size), done: func(r result) { refused = r.verdict == notApplied }})
+		return refused
+	}
+	if queue(half) || queue(half-1) || queue(half) {
+		t.Fatal("a command was refused before the bound was reached")
+	}
+	if !queue(1) {
+		t.Error("a command was taken behind as many bytes as may wait")
+	}
+	p.take()
+	if queue(1) {
+		t.Error("a command was refused after an entry had been made of others")
+	}
+}
