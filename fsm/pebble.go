@@ -25,7 +25,7 @@ type PebbleOptions struct {
 	// FS holds the files; nil is the disk, with files 0600 and directories 0700.
 	FS vfs.FS
 	// CacheBytes is what the block cache and the memtables take together: Pebble
-	// takes what memtables have from the cache, down to nothing. Default 192 MiB.
+	// takes what memtables have from the cache, down to nothing. Default 128 MiB.
 	CacheBytes int64
 	// MemTableBytes is how much is gathered in memory before it is written
 	// out. Up to four such tables may be waiting. Default 32 MiB.
@@ -84,7 +84,7 @@ func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
 		o.FS = privateFS{vfs.Default}
 	}
 	if o.CacheBytes == 0 {
-		o.CacheBytes = 192 << 20
+		o.CacheBytes = 128 << 20
 	}
 	if o.MemTableBytes == 0 {
 		o.MemTableBytes = 32 << 20

@@ -30,7 +30,7 @@ const MaxEntry = 60 << 20
 // is named with each field.
 type Options struct {
 	// CacheEntries is how many of the newest entries are kept in memory.
-	// Default 512.
+	// Default 128: where they are large, of 512 KiB, that is 64 MiB.
 	CacheEntries int
 	// SegmentBytes is the size of a file of the wal kind. Default 16 MiB.
 	SegmentBytes int
@@ -56,7 +56,7 @@ type Options struct {
 
 func (o Options) withDefaults() Options {
 	if o.CacheEntries == 0 {
-		o.CacheEntries = 512
+		o.CacheEntries = 128
 	}
 	if o.SegmentBytes == 0 {
 		o.SegmentBytes = 16 << 20

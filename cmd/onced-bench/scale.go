@@ -32,6 +32,7 @@ type scaleCommand struct {
 const (
 	maxLevel       = 100_000_000
 	shortestEnding = 2 * time.Second // ttl of keys that end while they are measured
+	expiryTurns    = 3               // with keys that end, and without
 	settledFor     = 3 * time.Second // without a compaction
 	settledWithin  = 10 * time.Minute
 	sweptWithin    = 2 * time.Minute
@@ -233,6 +234,9 @@ func (r *scaleRun) replays(ctx context.Context, l *scaleLevel) error {
 	t := r.driver.run(ctx, r.Warmup, r.Duration, flow{connections: r.Connections, operation: replayingAny})[0]
 	l.ReplaysPerSecond, l.ReplayP99 = float64(t.operations)/r.Duration.Seconds(), t.milliseconds(99)
 	l.noteFailures(t)
+	t = r.driver.run(ctx, r.Warmup, r.Duration, flow{connections: r.Connections, operation: replayingNewest})[0]
+	l.NewestPerSecond, l.NewestP99 = float64(t.operations)/r.Duration.Seconds(), t.milliseconds(99)
+	l.noteFailures(t)
 	return nil
 }
 
@@ -243,27 +247,35 @@ func (r *scaleRun) newKeys(ctx context.Context, l *scaleLevel) error {
 	return nil
 }
 
-// expiry measures new keys at a fixed rate twice, beside the same claims:
-// which end in a day, and which end as fast as they come.
+// expiry measures new keys at a fixed rate, beside the same claims: by turns of
+// such as end in a day, and of such as end as fast as they come. A stall of the
+// disk is in one window and not in the next, so the median of each is taken.
 func (r *scaleRun) expiry(ctx context.Context, l *scaleLevel) error {
 	warmup := r.Warmup + 2*shortestEnding // from then on, as many end as come
-	beside := func(ttl time.Duration) []*tally {
+	beside := func(ttl time.Duration) (p99, perSecond float64) {
 		ending := func(k *keeper) operation { return k.ending(func() time.Duration { return ttl }) }
-		return r.driver.run(ctx, warmup, r.Duration,
+		tallies := r.driver.run(ctx, warmup, r.Duration,
 			flow{connections: r.Connections, rate: r.PacedRate, operation: creatingNew},
 			flow{connections: r.Connections, rate: r.ExpiryRate, operation: ending})
+		l.noteFailures(tallies...)
+		return tallies[0].milliseconds(99), float64(tallies[1].operations) / r.Duration.Seconds()
 	}
-	lasting := beside(24 * time.Hour)
-	before, err := r.records(ctx)
-	if err != nil {
-		return err
+	var without, with, rates []float64
+	var want float64
+	for range expiryTurns {
+		p99, _ := beside(24 * time.Hour)
+		without = append(without, p99)
+		before, err := r.records(ctx)
+		if err != nil {
+			return err
+		}
+		created := r.driver.ledger.next.Load()
+		p99, rate := beside(shortestEnding)
+		with, rates = append(with, p99), append(rates, rate)
+		want = before + float64(r.driver.ledger.next.Load()-created)
 	}
-	created := r.driver.ledger.next.Load()
-	ending := beside(shortestEnding)
-	l.noteFailures(slices.Concat(lasting, ending)...)
-	l.P99WithoutExpiry, l.P99WithExpiry = lasting[0].milliseconds(99), ending[0].milliseconds(99)
-	l.EndingPerSecond = float64(ending[1].operations) / r.Duration.Seconds()
-	want := before + float64(r.driver.ledger.next.Load()-created)
+	l.P99WithoutExpiry, l.P99WithExpiry, l.EndingPerSecond = spreadOf(without).Median, spreadOf(with).Median, spreadOf(rates).Median
+	var err error
 	l.SweptAfterSeconds, err = r.swept(ctx, want, time.Now().Add(shortestEnding))
 	return err
 }

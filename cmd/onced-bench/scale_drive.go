@@ -39,8 +39,9 @@ type flow struct {
 }
 
 var (
-	creatingNew  = func(k *keeper) operation { return k.create }
-	replayingAny = func(k *keeper) operation { return k.replay }
+	creatingNew     = func(k *keeper) operation { return k.create }
+	replayingAny    = func(k *keeper) operation { return k.replay }
+	replayingNewest = func(k *keeper) operation { return k.replayNewest }
 )
 
 // run runs flows beside each other, and returns a tally for each of what was

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 )
@@ -65,10 +66,23 @@ func (k *keeper) createSurely(ctx context.Context) error {
 	return fmt.Errorf("create key %d: %w", number, detail)
 }
 
-// replay repeats the request of one of all the ledger's keys, and checks that
-// its answer is byte for byte that of the first.
+// replay repeats the request of one of all the ledger's keys.
 func (k *keeper) replay(ctx context.Context, _ uint64) (outcome, error) {
-	number, found := k.ledger.pick(k.random)
+	return k.replayOf(ctx, math.MaxUint64)
+}
+
+// newestKeys are those that retries are of, where they come soon.
+const newestKeys = 10_000
+
+// replayNewest repeats the request of one of the ledger's newest keys.
+func (k *keeper) replayNewest(ctx context.Context, _ uint64) (outcome, error) {
+	return k.replayOf(ctx, newestKeys)
+}
+
+// replayOf repeats the request of one of the newest keys, and checks that its
+// answer is byte for byte that of the first.
+func (k *keeper) replayOf(ctx context.Context, newest uint64) (outcome, error) {
+	number, found := k.ledger.pick(k.random, newest)
 	if !found {
 		return wrong, errors.New("there is no key to replay")
 	}

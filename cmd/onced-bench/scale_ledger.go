@@ -51,16 +51,16 @@ func (l *ledger) kept(number uint64, body []byte) (known, same bool) {
 	return sum != 0, sum == digest(body)
 }
 
-// pick returns the number of some key whose answer is known, each as likely
-// as another, if there is one within a few tries.
-func (l *ledger) pick(random *rand.Rand) (uint64, bool) {
+// pick returns the number of some key whose answer is known, each of the newest
+// so many as likely as another, if there is one within a few tries.
+func (l *ledger) pick(random *rand.Rand, newest uint64) (uint64, bool) {
 	const tries = 100
 	total := l.next.Load()
 	for range tries {
 		if total == 0 {
 			break
 		}
-		number := random.Uint64N(total)
+		number := total - 1 - random.Uint64N(min(total, newest))
 		if known, _ := l.kept(number, nil); known {
 			return number, true
 		}

@@ -21,6 +21,8 @@ type scaleLevel struct {
 	NewP99           float64 `json:"new_p99_ms"`
 	ReplaysPerSecond float64 `json:"replays_per_second"`
 	ReplayP99        float64 `json:"replay_p99_ms"`
+	NewestPerSecond  float64 `json:"newest_replays_per_second"`
+	NewestP99        float64 `json:"newest_replay_p99_ms"`
 
 	ResidentMiB      float64 `json:"resident_mib"`
 	AnonymousMiB     float64 `json:"resident_anonymous_mib"`
@@ -106,6 +108,8 @@ func scaleRows() []scaleRow {
 		{"new keys, p99 ms", of(func(l *scaleLevel) float64 { return l.NewP99 }), 2, "flat within 20 %", notLonger},
 		{"replays/s", of(func(l *scaleLevel) float64 { return l.ReplaysPerSecond }), 0, "flat within 20 %", notSlower},
 		{"replays, p99 ms", of(func(l *scaleLevel) float64 { return l.ReplayP99 }), 2, "flat within 20 %", notLonger},
+		{"replays of the newest/s", of(func(l *scaleLevel) float64 { return l.NewestPerSecond }), 0, "flat within 20 %", notSlower},
+		{"  p99 ms", of(func(l *scaleLevel) float64 { return l.NewestP99 }), 2, "flat within 20 %", notLonger},
 		{"resident, MiB a node", of(func(l *scaleLevel) float64 { return l.ResidentMiB }), 0, "at most 1,024", atMost(1024)},
 		{"  anonymous", of(func(l *scaleLevel) float64 { return l.AnonymousMiB }), 0, "", nil},
 		{"  of files", of(func(l *scaleLevel) float64 { return l.MappedMiB }), 0, "", nil},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -18,7 +19,7 @@ import (
 func TestLedgerKnowsAnswersToTheByte(t *testing.T) {
 	l := new(ledger)
 	random := rand.New(rand.NewPCG(1, 2))
-	if _, found := l.pick(random); found {
+	if _, found := l.pick(random, 1); found {
 		t.Error("picked from nothing")
 	}
 	far := uint64(ledgerPage + 3) // on the second page
@@ -51,12 +52,17 @@ func TestLedgerPicksOnlyWhatIsKnown(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	picked := map[uint64]int{}
 	for range 200 {
-		if n, found := l.pick(random); found {
+		if n, found := l.pick(random, math.MaxUint64); found {
 			picked[n]++
 		}
 	}
 	if len(picked) != 2 || picked[2] == 0 || picked[7] == 0 {
 		t.Errorf("picked %v; want 2 and 7", picked)
+	}
+	for range 200 {
+		if n, found := l.pick(random, 3); found && n != 7 {
+			t.Fatalf("picked %d of the newest three", n)
+		}
 	}
 }
 
@@ -94,6 +100,9 @@ func TestKeeperJudgesReplays(t *testing.T) {
 	}
 	if result, err := k.replay(t.Context(), 0); result != done {
 		t.Errorf("replay is %s: %v", result, err)
+	}
+	if result, err := k.replayNewest(t.Context(), 0); result != done {
+		t.Errorf("replay of the newest is %s: %v", result, err)
 	}
 	if result, _ := k.createNumber(t.Context(), 0, false); result != wrong {
 		t.Errorf("a new key that was there already is %s", result)
@@ -257,7 +266,7 @@ func TestScaleMeasuresARealCluster(t *testing.T) {
 			t.Fatal(err)
 		}
 		keys = append(keys, l.Keys)
-		for name, v := range map[string]float64{"new": l.NewPerSecond, "replays": l.ReplaysPerSecond, "memory": l.ResidentMiB, "disk": l.StateBytesPerKey,
+		for name, v := range map[string]float64{"new": l.NewPerSecond, "replays": l.ReplaysPerSecond, "replays of the newest": l.NewestPerSecond, "memory": l.ResidentMiB, "disk": l.StateBytesPerKey,
 			"log": l.LogMiB, "restart": l.RestartSeconds, "after a kill": l.KilledSeconds, "catching up": l.CatchUpSeconds} {
 			if v <= 0 {
 				t.Errorf("%d keys: %s is %v", l.Keys, name, v)
