@@ -16,9 +16,8 @@ const (
 	pingEvery = 100 * time.Millisecond
 	// sweepEvery is how often the leader looks for records that are due.
 	sweepEvery = 250 * time.Millisecond
-	// sweepLimit bounds what one expire entry may touch: each costs every node a
-	// read and two writes, for which all behind it in the log wait.
-	sweepLimit = 250
+	// sweepLimit bounds what one expire entry may touch.
+	sweepLimit = 1000
 )
 
 // lead runs the leader's duties whenever this node leads, until the node
@@ -171,10 +170,8 @@ func (n *Node) serversIfRunning() []raft.Server {
 	}
 }
 
-// sweep proposes expire entries until nothing is due. Where there is more than
-// one takes, it leaves the log to others for as long as the last one had it: a
-// million keys that end at once are in no hurry, as what has ended counts as
-// ended whether or not it was swept. A deposed leader's proposal fails by itself.
+// sweep proposes expire entries until nothing is due. A deposed leader's
+// proposal fails by itself.
 func (n *Node) sweep(ctx context.Context) {
 	for ctx.Err() == nil {
 		now, ok := n.clock.stamp()
@@ -185,7 +182,6 @@ func (n *Node) sweep(ctx context.Context) {
 		if err != nil || !due {
 			return // a broken store is reported by who applies
 		}
-		began := time.Now()
 		o, err := n.Propose(ctx, &fsm.Command{Kind: fsm.Kind_EXPIRE, Limit: sweepLimit})
 		if err != nil {
 			return
@@ -193,10 +189,6 @@ func (n *Node) sweep(ctx context.Context) {
 		n.met.expired.Add(float64(o.Count))
 		if o.Count < sweepLimit {
 			return
-		}
-		select {
-		case <-time.After(min(time.Since(began), sweepEvery)):
-		case <-ctx.Done():
 		}
 	}
 }
