@@ -75,8 +75,9 @@ func TestTheNextEntryWaitsForNoLongerThanHalfTheLastOneAndFiveMilliseconds(t *te
 func TestCommandsOfTooManyBytesDoNotWait(t *testing.T) {
 	p := gathering(0, 0)
 	const half = maxWaiting / 2
+	bytes := make([]byte, half) // of all commands: nobody writes to them
 	queue := func(size int) (refused bool) {
-		p.propose(proposal{command: make([]byte, size), done: func(r result) { refused = r.verdict == notApplied }})
+		p.propose(proposal{command: bytes[:size], done: func(r result) { refused = r.verdict == notApplied }})
 		return refused
 	}
 	if queue(half) || queue(half-1) || queue(half) {

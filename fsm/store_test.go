@@ -413,3 +413,26 @@ func pairs(m map[string]string) (sorted []string) {
 	slices.Sort(sorted)
 	return sorted
 }
+
+// TestPebbleKeepsWhatItReads fills memtables to their full size, which Pebble
+// takes from the cache, and reads what has been written out.
+func TestPebbleKeepsWhatItReads(t *testing.T) {
+	s := openPebble(t, "db", PebbleOptions{FS: vfs.NewMem()})
+	value := make([]byte, 256<<10)
+	for n := range 640 { // 160 MiB
+		b := s.Batch()
+		check(t, b.Set(fmt.Appendf(nil, "%06d", n), value))
+		check(t, b.Commit())
+	}
+	check(t, s.Sync())
+	for range 2 {
+		for n := range 8 {
+			if got, err := s.Get(fmt.Appendf(nil, "%06d", n)); err != nil || len(got) != len(value) {
+				t.Fatalf("read %d bytes, error %v", len(got), err)
+			}
+		}
+	}
+	if m := s.Metrics().BlockCache; m.Size == 0 || m.Hits == 0 {
+		t.Errorf("the cache holds %d bytes and was hit %d times: the memtables have all of it", m.Size, m.Hits)
+	}
+}

@@ -231,20 +231,22 @@ func (r *scaleRun) disk(ctx context.Context, l *scaleLevel) error {
 }
 
 func (r *scaleRun) replays(ctx context.Context, l *scaleLevel) error {
-	t := r.driver.run(ctx, r.Warmup, r.Duration, flow{connections: r.Connections, operation: replayingAny})[0]
-	l.ReplaysPerSecond, l.ReplayP99 = float64(t.operations)/r.Duration.Seconds(), t.milliseconds(99)
-	l.noteFailures(t)
-	t = r.driver.run(ctx, r.Warmup, r.Duration, flow{connections: r.Connections, operation: replayingNewest})[0]
-	l.NewestPerSecond, l.NewestP99 = float64(t.operations)/r.Duration.Seconds(), t.milliseconds(99)
-	l.noteFailures(t)
+	l.ReplaysPerSecond, l.ReplayP99 = r.closedLoop(ctx, l, replayingAny)
+	l.NewestPerSecond, l.NewestP99 = r.closedLoop(ctx, l, replayingNewest)
 	return nil
 }
 
 func (r *scaleRun) newKeys(ctx context.Context, l *scaleLevel) error {
-	t := r.driver.run(ctx, r.Warmup, r.Duration, flow{connections: r.Connections, operation: creatingNew})[0]
-	l.NewPerSecond, l.NewP99 = float64(t.operations)/r.Duration.Seconds(), t.milliseconds(99)
-	l.noteFailures(t)
+	l.NewPerSecond, l.NewP99 = r.closedLoop(ctx, l, creatingNew)
 	return nil
+}
+
+// closedLoop measures one kind of work by itself: how much of it is done in a
+// second, and its p99 in milliseconds.
+func (r *scaleRun) closedLoop(ctx context.Context, l *scaleLevel, work func(*keeper) operation) (perSecond, p99 float64) {
+	t := r.driver.run(ctx, r.Warmup, r.Duration, flow{connections: r.Connections, operation: work})[0]
+	l.noteFailures(t)
+	return float64(t.operations) / r.Duration.Seconds(), t.milliseconds(99)
 }
 
 // expiry measures new keys at a fixed rate, beside the same claims: by turns of
