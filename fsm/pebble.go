@@ -110,9 +110,8 @@ func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
 	}
 	for i := range p.Levels {
 		l := &p.Levels[i]
-		// One index block a table, half as large as with Pebble's 4 KiB: of ten
-		// million keys all of them fit into the cache, and a read costs no more
-		// than the block that it is about.
+		// One index block a table, half as large as with Pebble's 4 KiB, so that
+		// the cache can hold them all and a read is of the block that it is about.
 		l.BlockSize, l.IndexBlockSize = 8<<10, 256<<10
 		l.FilterPolicy, l.FilterType = bloom.FilterPolicy(10), pebble.TableFilter
 		if i == len(p.Levels)-1 {
