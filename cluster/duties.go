@@ -16,8 +16,6 @@ const (
 	pingEvery = 100 * time.Millisecond
 	// sweepEvery is how often the leader looks for records that are due.
 	sweepEvery = 250 * time.Millisecond
-	// sweepLimit bounds what one expire entry may touch.
-	sweepLimit = 1000
 )
 
 // lead runs the leader's duties whenever this node leads, until the node
@@ -167,29 +165,6 @@ func (n *Node) serversIfRunning() []raft.Server {
 		return n.servers()
 	default:
 		return nil
-	}
-}
-
-// sweep proposes expire entries until nothing is due. A deposed leader's
-// proposal fails by itself.
-func (n *Node) sweep(ctx context.Context) {
-	for ctx.Err() == nil {
-		now, ok := n.clock.stamp()
-		if !ok {
-			return
-		}
-		due, err := n.state.Due(now)
-		if err != nil || !due {
-			return // a broken store is reported by who applies
-		}
-		o, err := n.Propose(ctx, &fsm.Command{Kind: fsm.Kind_EXPIRE, Limit: sweepLimit})
-		if err != nil {
-			return
-		}
-		n.met.expired.Add(float64(o.Count))
-		if o.Count < sweepLimit {
-			return
-		}
 	}
 }
 

@@ -270,7 +270,7 @@ func TestAStoreThatFailsAtAnyCallLeavesNothingBehind(t *testing.T) {
 		if !errors.Is(err, errDisk) || applied.Outcomes != nil {
 			t.Fatalf("at call %d Apply gives %v, %v", calls, applied, err)
 		}
-		if r.hash() != before || !bytes.Equal(encode(t, m.Meta()), encode(t, meta)) || m.sweptTo.Load() != 0 {
+		if r.hash() != before || !bytes.Equal(encode(t, m.Meta()), encode(t, meta)) || m.sweptTo.Load() != nil {
 			t.Fatalf("call %d failed and something took effect", calls)
 		}
 	}

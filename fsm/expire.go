@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 )
 
@@ -21,35 +22,38 @@ func (t *transaction) expire(c *Command) (*Outcome, error) {
 }
 
 // dueKeys returns the first keys of the due index, up to now and limit, and
-// moves sweptTo to where the next sweep may begin.
+// moves sweptTo to where the next sweep may begin: behind the last, or at what
+// may yet come to be due now.
 func (t *transaction) dueKeys(limit int) ([][]byte, error) {
 	var keys [][]byte
 	if limit == 0 {
 		return nil, nil
 	}
-	from, to := dueRange(t.sweptTo, t.meta.Time)
-	err := t.batch.Scan(from, to, func(key, _ []byte) bool {
+	err := t.batch.Scan(dueFrom(t.sweptTo), dueUntil(t.meta.Time), func(key, _ []byte) bool {
 		keys = append(keys, bytes.Clone(key))
 		return len(keys) < limit
 	})
 	if err != nil {
 		return nil, err
 	}
-	t.sweptTo = t.meta.Time
+	next := appendDueKey(nil, t.meta.Time, nil)
 	if len(keys) == limit {
-		at, _, ok := splitDueKey(keys[limit-1])
-		if !ok {
-			return nil, corrupt(keys[limit-1], "its key is too short")
-		}
-		t.sweptTo = at
+		next = append(bytes.Clone(keys[limit-1]), 0)
 	}
+	t.sweptTo = &next
 	return keys, nil
 }
 
-// dueRange bounds the part of the due index from from up to and with to.
-func dueRange(from, to int64) (first, end []byte) {
-	return appendDueKey(nil, from, nil), appendDueKey(nil, to+1, nil)
+// dueFrom is where the part of the due index begins that is yet to be swept.
+func dueFrom(sweptTo *[]byte) []byte {
+	if sweptTo == nil {
+		return appendDueKey(nil, 0, nil)
+	}
+	return *sweptTo
 }
+
+// dueUntil is the end of the part of the due index that is due at now.
+func dueUntil(now int64) []byte { return appendDueKey(nil, now+1, nil) }
 
 // sweep does what is due by key, an entry of the due index.
 func (t *transaction) sweep(key []byte) error {
@@ -91,19 +95,22 @@ func (t *transaction) sweepRecord(at int64, target []byte) error {
 	return t.save(s)
 }
 
-// Due reports whether there is anything that EXPIRE would touch at now.
-func (m *Machine) Due(now int64) (bool, error) {
-	from, to := dueRange(m.sweptTo.Load(), now)
-	found := false
-	if bytes.Compare(from, to) >= 0 {
-		return false, nil
+// Due reports whether there is anything that EXPIRE would touch at now, and
+// since when, in milliseconds of cluster time, the first of it is due.
+func (m *Machine) Due(now int64) (since int64, due bool, err error) {
+	from, until := dueFrom(m.sweptTo.Load()), dueUntil(now)
+	if bytes.Compare(from, until) >= 0 {
+		return 0, false, nil
 	}
-	err := m.store.Scan(from, to, func(_, _ []byte) bool {
-		found = true
+	var failed error
+	err = m.store.Scan(from, until, func(key, _ []byte) bool {
+		if since, _, due = splitDueKey(key); !due {
+			failed = corrupt(key, "its key is too short")
+		}
 		return false
 	})
-	if err != nil {
-		return false, fmt.Errorf("look for what is due: %w", err)
+	if err = cmp.Or(err, failed); err != nil {
+		return 0, false, fmt.Errorf("look for what is due: %w", err)
 	}
-	return found, nil
+	return since, due, nil
 }

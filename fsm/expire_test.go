@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"fmt"
 	"reflect"
 	"testing"
@@ -50,42 +51,63 @@ func TestExpireTouchesAtMostItsLimitEarliestFirst(t *testing.T) {
 
 func TestDue(t *testing.T) {
 	r := newRig(t)
-	check := func(ms int64, want bool) {
+	const never = 0
+	check := func(ms, want int64) {
 		t.Helper()
-		if got, err := r.Due(start + ms); got != want || err != nil {
-			t.Errorf("Due at %d is %t, %v", ms, got, err)
+		since, due, err := r.Due(start + ms)
+		if due != (want != never) || due && since != start+want || err != nil {
+			t.Errorf("Due at %d is %d, %t, %v", ms, since-start, due, err)
 		}
 	}
-	check(1<<40, false)
+	check(1<<40, never)
 	r.do(claim("A"))
-	check(999, false)
-	check(1000, true)
+	check(999, never)
+	check(1000, 1000)
+	check(5000, 1000)
 	r.at(1000).do(expire(1))
-	check(1000, false)
-	check(10_999, false)
-	check(11_000, true)
+	check(1000, never)
+	check(10_999, never)
+	check(11_000, 11_000)
 	r.open()
-	check(10_999, false)
-	check(11_000, true)
-	check(0, false)
+	check(10_999, never)
+	check(11_000, 11_000)
+	check(0, never)
 }
 
 func TestSweepsBeginWhereTheLastEnded(t *testing.T) {
 	r := newRig(t)
-	for i := range 4 {
-		r.do(claim(fmt.Sprint("A", i), key(fmt.Sprint("k", i)), leased(int64(100+100*i))))
+	for i := range 4 { // the second and the third end together
+		r.do(claim(fmt.Sprint("A", i), key(fmt.Sprint("k", i)), leased(int64(100+100*((i+1)/2)))))
 	}
 	r.at(1000).do(expire(2))
-	if got := r.sweptTo.Load(); got != start+200 {
-		t.Errorf("after a sweep cut short the next begins at %d", got-start)
+	if got, last := *r.sweptTo.Load(), dueAt(start+200, "k1"); bytes.Compare(got, last) <= 0 || bytes.Compare(got, dueAt(start+200, "k2")) > 0 {
+		t.Errorf("a sweep cut short ended with %q, and the next begins at %q", last, got)
 	}
 	r.do(expire(9))
-	if got := r.sweptTo.Load(); got != start+1000 {
-		t.Errorf("after a whole sweep the next begins at %d", got-start)
+	if got := *r.sweptTo.Load(); !bytes.Equal(got, appendDueKey(nil, start+1000, nil)) {
+		t.Errorf("after a whole sweep the next begins at %q", got)
 	}
 	if r.do(expire(9)).Count != 0 {
 		t.Error("the last sweep was not whole")
 	}
+}
+
+func TestWhatIsDueBeforeWhereTheLastSweepEndedIsSwept(t *testing.T) {
+	r := newRig(t)
+	r.do(claim("A", key("k2")))
+	r.at(1000).do(expire(1))
+	tx := &transaction{batch: r.store.Batch(), sweptTo: r.sweptTo.Load(), scratch: new(scratch)}
+	if err := tx.setDue(start+999, appendName(nil, tableRecord, "ns", "k1")); err != nil {
+		t.Fatal(err)
+	}
+	if got := *tx.sweptTo; !bytes.Equal(got, dueAt(start+999, "k1")) || bytes.Equal(got, *r.sweptTo.Load()) {
+		t.Errorf("the next sweep begins at %q", got)
+	}
+}
+
+// dueAt is the key in the due index of a record of namespace "ns".
+func dueAt(at int64, key string) []byte {
+	return appendDueKey(nil, at, appendName(nil, tableRecord, "ns", key))
 }
 
 func TestChangedNamesWhoStoppedBeingClaimed(t *testing.T) {

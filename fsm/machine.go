@@ -24,9 +24,11 @@ type Machine struct {
 	meta atomic.Pointer[Meta]
 	// Used by Apply alone, to save allocations.
 	scratch scratch
-	// sweptTo is a time before which nothing is due. A sweep begins there
-	// and not among the remains of all that earlier sweeps deleted.
-	sweptTo  atomic.Int64
+	// sweptTo is a key of the due index before which there is none; nil is the
+	// first. A sweep begins there and not among the remains of all that earlier
+	// sweeps deleted, of the same millisecond too. What it points to is replaced,
+	// never changed.
+	sweptTo  atomic.Pointer[[]byte]
 	presence presence
 }
 
@@ -164,7 +166,7 @@ type transaction struct {
 	batch   Batch
 	meta    *Meta
 	changed []Key
-	sweptTo int64
+	sweptTo *[]byte // see Machine.sweptTo
 	// gone has the hashes of the keys that were deleted.
 	gone     []uint64
 	presence *presence

@@ -263,7 +263,7 @@ func unchanged(t *testing.T, data []byte, want error) {
 	if !errors.Is(err, want) || applied.Outcomes != nil || applied.Changed != nil {
 		t.Errorf("Apply gives %v, %v; want %v", applied, err, want)
 	}
-	if r.hash() != before || string(encode(t, r.Meta())) != string(meta) || r.sweptTo.Load() != 0 {
+	if r.hash() != before || string(encode(t, r.Meta())) != string(meta) || r.sweptTo.Load() != nil {
 		t.Error("something took effect")
 	}
 	if got := brief(r.do(claim("A"))); got != "GRANTED claimed fence=1 attempt=1 lease@1000" {

@@ -224,7 +224,7 @@ func TestReadsRunBesideApply(t *testing.T) {
 				if rec, err := r.Lookup("ns", "k"); err != nil || rec != nil && rec.State == State_COMPLETED && len(rec.Response.Body) == 0 {
 					t.Errorf("Lookup gives %v, %v", rec, err)
 				}
-				if _, err := r.Due(r.Meta().Time); err != nil {
+				if _, _, err := r.Due(r.Meta().Time); err != nil {
 					t.Error(err)
 				}
 			}

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
@@ -96,6 +97,9 @@ func (t *transaction) count(s State, by int64) {
 
 func (t *transaction) setDue(at int64, target []byte) error {
 	t.due = appendDueKey(t.due[:0], at, target)
+	if t.sweptTo != nil && bytes.Compare(t.due, *t.sweptTo) < 0 {
+		t.sweptTo = new(bytes.Clone(t.due))
+	}
 	return t.batch.Set(t.due, nil)
 }
 

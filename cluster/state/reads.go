@@ -54,12 +54,12 @@ func (s *State) Resources(namespace, after string, limit int) (listed []fsm.List
 }
 
 // Due is fsm.Machine's Due on the live state.
-func (s *State) Due(now int64) (due bool, err error) {
+func (s *State) Due(now int64) (since int64, due bool, err error) {
 	err = s.read(func(m *fsm.Machine) (err error) {
-		due, err = m.Due(now)
+		since, due, err = m.Due(now)
 		return err
 	})
-	return due, err
+	return since, due, err
 }
 
 // Hash is fsm.Machine's Hash on the live state.

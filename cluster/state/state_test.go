@@ -229,8 +229,8 @@ func testReads(t *testing.T, s *State) {
 	if err != nil || len(resources) != 2 || more {
 		t.Errorf("%d resources, more %v, error %v", len(resources), more, err)
 	}
-	if due, err := s.Due(1 << 40); err != nil || !due {
-		t.Errorf("due %v, %v", due, err)
+	if since, due, err := s.Due(1 << 40); err != nil || !due || since == 0 {
+		t.Errorf("due since %d, %v, %v", since, due, err)
 	}
 }
 
