@@ -19,7 +19,7 @@ type scaleCommand struct {
 	Keys            []uint64      `default:"10000,1000000,10000000" help:"Keys stored at each level, rising. The cluster goes from one to the next."`
 	Connections     int           `default:"64" help:"Connections that are measured with."`
 	FillConnections int           `default:"256" help:"Connections that fill it."`
-	Duration        time.Duration `default:"20s" help:"Measured time of each kind of work."`
+	Duration        time.Duration `default:"20s" help:"Measured time of each kind of work, of all its turns together but for expiry."`
 	Warmup          time.Duration `default:"2s" help:"Time before it, with load and without measurement."`
 	Timeout         time.Duration `default:"30s" help:"After which an operation's connection is given up."`
 	AnswerBytes     int           `default:"300" help:"Size of a stored response."`
@@ -112,8 +112,7 @@ func (r *scaleRun) level(ctx context.Context, keys uint64) (scaleLevel, error) {
 		{"filling", r.fill},
 		{"settling", r.settle},
 		{"memory", r.memory},
-		{"replays", r.replays},
-		{"new keys", r.newKeys},
+		{"replays and new keys, by turns with a small cluster", r.beside},
 		{"expiry", r.expiry},
 		{"settling", r.settle},
 		{"restarts", r.restarts},
@@ -228,25 +227,6 @@ func (r *scaleRun) disk(ctx context.Context, l *scaleLevel) error {
 	}
 	l.DiskPerPayload = l.StateBytesPerKey / float64(r.AnswerBytes+len("00000000-0000-4000-8000-000000000000"))
 	return nil
-}
-
-func (r *scaleRun) replays(ctx context.Context, l *scaleLevel) error {
-	l.ReplaysPerSecond, l.ReplayP99 = r.closedLoop(ctx, l, replayingAny)
-	l.NewestPerSecond, l.NewestP99 = r.closedLoop(ctx, l, replayingNewest)
-	return nil
-}
-
-func (r *scaleRun) newKeys(ctx context.Context, l *scaleLevel) error {
-	l.NewPerSecond, l.NewP99 = r.closedLoop(ctx, l, creatingNew)
-	return nil
-}
-
-// closedLoop measures one kind of work by itself: how much of it is done in a
-// second, and its p99 in milliseconds.
-func (r *scaleRun) closedLoop(ctx context.Context, l *scaleLevel, work func(*keeper) operation) (perSecond, p99 float64) {
-	t := r.driver.run(ctx, r.Warmup, r.Duration, flow{connections: r.Connections, operation: work})[0]
-	l.noteFailures(t)
-	return float64(t.operations) / r.Duration.Seconds(), t.milliseconds(99)
 }
 
 // expiry measures new keys at a fixed rate, beside the same claims: by turns of

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -16,13 +17,11 @@ type scaleLevel struct {
 	Keys   uint64  `json:"keys"`
 	Stored float64 `json:"stored"` // when the disk was read
 
-	FillPerSecond    float64 `json:"fill_keys_per_second"` // 0: nothing was left to fill
-	NewPerSecond     float64 `json:"new_per_second"`
-	NewP99           float64 `json:"new_p99_ms"`
-	ReplaysPerSecond float64 `json:"replays_per_second"`
-	ReplayP99        float64 `json:"replay_p99_ms"`
-	NewestPerSecond  float64 `json:"newest_replays_per_second"`
-	NewestP99        float64 `json:"newest_replay_p99_ms"`
+	FillPerSecond float64 `json:"fill_keys_per_second"` // 0: nothing was left to fill
+
+	New     sideBySide `json:"new"`
+	Replays sideBySide `json:"replays"` // of any key
+	Newest  sideBySide `json:"newest_replays"`
 
 	ResidentMiB      float64 `json:"resident_mib"`
 	AnonymousMiB     float64 `json:"resident_anonymous_mib"`
@@ -77,18 +76,25 @@ type scaleRow struct {
 	name   string
 	value  func(*scaleLevel) *float64 // nil: not measured
 	digits int
-	target string                                // empty: there is none
-	met    func(value, first, keys float64) bool // first: the value of the first level
+	target string // empty: there is none
+	met    func(value float64) bool
 }
 
-const flatWithin = 1.2 // times the first level, or its reciprocal
+const flatWithin = 1.2 // times what a small cluster does, or its reciprocal
 
-func atMost(most float64) func(v, _, _ float64) bool {
-	return func(v, _, _ float64) bool { return v <= most }
+func atMost(most float64) func(float64) bool { return func(v float64) bool { return v <= most } }
+
+func notSlower(v float64) bool { return v >= 1/flatWithin }
+
+// flatRows are those of one kind of work beside a small cluster.
+func flatRows(work string, of func(*scaleLevel) *sideBySide) []scaleRow {
+	return []scaleRow{
+		{work + "/s", func(l *scaleLevel) *float64 { return &of(l).PerSecond }, 0, "", nil},
+		{"  times a small cluster's", func(l *scaleLevel) *float64 { return &of(l).RateToSmall }, 2, "flat within 20 %", notSlower},
+		{"  p99 ms", func(l *scaleLevel) *float64 { return &of(l).P99 }, 2, "", nil},
+		{"  times a small cluster's", func(l *scaleLevel) *float64 { return &of(l).P99ToSmall }, 2, "flat within 20 %", atMost(flatWithin)},
+	}
 }
-
-func notSlower(v, first, _ float64) bool { return v >= first/flatWithin }
-func notLonger(v, first, _ float64) bool { return v <= first*flatWithin }
 
 // scaleRows are the rows of the table, in order.
 func scaleRows() []scaleRow {
@@ -102,33 +108,30 @@ func scaleRows() []scaleRow {
 		v := l.P99WithExpiry / l.P99WithoutExpiry
 		return &v
 	}
-	return []scaleRow{
+	return slices.Concat([]scaleRow{
 		{"filling, keys/s", of(func(l *scaleLevel) float64 { return l.FillPerSecond }), 0, "", nil},
-		{"new keys/s", of(func(l *scaleLevel) float64 { return l.NewPerSecond }), 0, "flat within 20 %", notSlower},
-		{"new keys, p99 ms", of(func(l *scaleLevel) float64 { return l.NewP99 }), 2, "flat within 20 %", notLonger},
-		{"replays/s", of(func(l *scaleLevel) float64 { return l.ReplaysPerSecond }), 0, "flat within 20 %", notSlower},
-		{"replays, p99 ms", of(func(l *scaleLevel) float64 { return l.ReplayP99 }), 2, "flat within 20 %", notLonger},
-		{"replays of the newest/s", of(func(l *scaleLevel) float64 { return l.NewestPerSecond }), 0, "flat within 20 %", notSlower},
-		{"  p99 ms", of(func(l *scaleLevel) float64 { return l.NewestP99 }), 2, "flat within 20 %", notLonger},
-		{"resident, MiB a node", of(func(l *scaleLevel) float64 { return l.ResidentMiB }), 0, "at most 1,024", atMost(1024)},
-		{"  anonymous", of(func(l *scaleLevel) float64 { return l.AnonymousMiB }), 0, "", nil},
-		{"  of files", of(func(l *scaleLevel) float64 { return l.MappedMiB }), 0, "", nil},
-		{"state on disk, bytes/key", of(func(l *scaleLevel) float64 { return l.StateBytesPerKey }), 0, "", nil},
-		{"  times key and response", of(func(l *scaleLevel) float64 { return l.DiskPerPayload }), 2, "at most 2.5", atMost(2.5)},
-		{"log on disk, MiB", of(func(l *scaleLevel) float64 { return l.LogMiB }), 0, "", nil},
-		{"snapshots", of(func(l *scaleLevel) float64 { return l.Snapshots }), 0, "", nil},
-		{"  mean s", func(l *scaleLevel) *float64 { return l.SnapshotSeconds }, 3, "", nil},
-		{"  mean MiB written", func(l *scaleLevel) *float64 { return l.SnapshotMiB }, 1, "", nil},
-		{"new node caught up, s", of(func(l *scaleLevel) float64 { return l.CatchUpSeconds }), 2, "", nil},
-		{"  by snapshot, MB/s", func(l *scaleLevel) *float64 { return l.CatchUpMBPerSecond }, 1, "", nil},
-		{"restart to ready, s", of(func(l *scaleLevel) float64 { return l.RestartSeconds }), 2, "at most 5", atMost(5)},
-		{"  after kill -9, s", of(func(l *scaleLevel) float64 { return l.KilledSeconds }), 2, "at most 5", atMost(5)},
-		{"p99 ms, nothing ends", of(func(l *scaleLevel) float64 { return l.P99WithoutExpiry }), 2, "", nil},
-		{"p99 ms, keys end", of(func(l *scaleLevel) float64 { return l.P99WithExpiry }), 2, "", nil},
-		{"  times the p99 before", moved, 2, "at most 1.2", atMost(flatWithin)},
-		{"  keys made and ended/s", of(func(l *scaleLevel) float64 { return l.EndingPerSecond }), 0, "", nil},
-		{"  last gone after, s", of(func(l *scaleLevel) float64 { return l.SweptAfterSeconds }), 2, "at most 2", atMost(2)},
-	}
+	}, flatRows("new keys", func(l *scaleLevel) *sideBySide { return &l.New }),
+		flatRows("replays of any key", func(l *scaleLevel) *sideBySide { return &l.Replays }),
+		flatRows("replays of the newest", func(l *scaleLevel) *sideBySide { return &l.Newest }), []scaleRow{
+			{"resident, MiB a node", of(func(l *scaleLevel) float64 { return l.ResidentMiB }), 0, "at most 1,024", atMost(1024)},
+			{"  anonymous", of(func(l *scaleLevel) float64 { return l.AnonymousMiB }), 0, "", nil},
+			{"  of files", of(func(l *scaleLevel) float64 { return l.MappedMiB }), 0, "", nil},
+			{"state on disk, bytes/key", of(func(l *scaleLevel) float64 { return l.StateBytesPerKey }), 0, "", nil},
+			{"  times key and response", of(func(l *scaleLevel) float64 { return l.DiskPerPayload }), 2, "at most 2.5", atMost(2.5)},
+			{"log on disk, MiB", of(func(l *scaleLevel) float64 { return l.LogMiB }), 0, "", nil},
+			{"snapshots", of(func(l *scaleLevel) float64 { return l.Snapshots }), 0, "", nil},
+			{"  mean s", func(l *scaleLevel) *float64 { return l.SnapshotSeconds }, 3, "", nil},
+			{"  mean MiB written", func(l *scaleLevel) *float64 { return l.SnapshotMiB }, 1, "", nil},
+			{"new node caught up, s", of(func(l *scaleLevel) float64 { return l.CatchUpSeconds }), 2, "", nil},
+			{"  by snapshot, MB/s", func(l *scaleLevel) *float64 { return l.CatchUpMBPerSecond }, 1, "", nil},
+			{"restart to ready, s", of(func(l *scaleLevel) float64 { return l.RestartSeconds }), 2, "at most 5", atMost(5)},
+			{"  after kill -9, s", of(func(l *scaleLevel) float64 { return l.KilledSeconds }), 2, "at most 5", atMost(5)},
+			{"p99 ms, nothing ends", of(func(l *scaleLevel) float64 { return l.P99WithoutExpiry }), 2, "", nil},
+			{"p99 ms, keys end", of(func(l *scaleLevel) float64 { return l.P99WithExpiry }), 2, "", nil},
+			{"  times the p99 before", moved, 2, "at most 1.2", atMost(flatWithin)},
+			{"  keys made and ended/s", of(func(l *scaleLevel) float64 { return l.EndingPerSecond }), 0, "", nil},
+			{"  last gone after, s", of(func(l *scaleLevel) float64 { return l.SweptAfterSeconds }), 2, "at most 2", atMost(2)},
+		})
 }
 
 // report prints the levels and draws the plot.
@@ -177,13 +180,12 @@ func (r scaleRow) verdict(levels []scaleLevel) string {
 		return ""
 	}
 	var missed []string
-	first := r.value(&levels[0])
 	for i := range levels {
 		v := r.value(&levels[i])
-		if v == nil || first == nil {
+		if v == nil {
 			return r.target + ": not measured"
 		}
-		if !r.met(*v, *first, float64(levels[i].Keys)) {
+		if !r.met(*v) {
 			missed = append(missed, count(float64(levels[i].Keys)))
 		}
 	}
