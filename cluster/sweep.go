@@ -14,17 +14,19 @@ const (
 	// leastSweeping is the part of the time that sweeping takes at least, where
 	// there is enough to sweep.
 	leastSweeping = 0.25
-	// sweptWithin is how long after it is due the first record is swept, at the
-	// cost of all other work if need be.
-	sweptWithin = time.Minute
+	// farBehind is how long the first record has been due when the sweep no
+	// longer leaves time to others.
+	farBehind = time.Minute
+	// sweepFor is how long one sweep lasts: the leader has other duties.
+	sweepFor = time.Second
 )
 
-// sweep proposes expire entries until nothing is due. A deposed leader's
-// proposal fails by itself.
+// sweep proposes expire entries until nothing is due, or sweepFor is over. A
+// deposed leader's proposal fails by itself.
 func (n *Node) sweep(ctx context.Context) {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
-	for {
+	for end := time.Now().Add(sweepFor); time.Now().Before(end); {
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
@@ -56,6 +58,6 @@ func (n *Node) sweep(ctx context.Context) {
 // ended whether it was swept or not, so a million keys that end at once are in no
 // hurry; but they are swept as fast as others come to be due.
 func sweepPause(took, behind time.Duration) time.Duration {
-	part := min(max(leastSweeping, behind.Seconds()/sweptWithin.Seconds()), 1)
+	part := min(max(leastSweeping, behind.Seconds()/farBehind.Seconds()), 1)
 	return time.Duration(float64(took) * (1 - part) / part)
 }
