@@ -16,8 +16,13 @@ import (
 	"github.com/onced/onced/cluster/durable"
 )
 
-// spareFile is, in the directory of the log, the segment that is made ready.
-const spareFile = "spare"
+const (
+	// spareFile is, in the directory of the log, the segment that is made ready.
+	spareFile = "spare"
+	// cachedSegments is how many segments stay in the kernel's memory, that in
+	// use among them: for followers that lag, and for nobody else.
+	cachedSegments = 4
+)
 
 // zeroed has raft-wal write into blocks that were written before. A block that
 // is only allocated is turned into a written one by the first sync that reaches
@@ -29,6 +34,10 @@ const spareFile = "spare"
 // in use; those of each later one ahead of it, in the background. Where they are
 // not ready in time, or the disk is too full for them, the segment is what it
 // was without them.
+//
+// Segments that are no longer new are dropped from the kernel's memory, which is
+// better used for the files of the store: a log is kept of some gigabytes, and
+// hardly ever read.
 type zeroed struct {
 	types.VFS
 	dir  string
@@ -36,9 +45,10 @@ type zeroed struct {
 	log  hclog.Logger
 
 	mu      sync.Mutex
-	begun   bool // the first segment was made
-	making  bool // a goroutine makes the spare
-	ready   bool // the spare is whole, and on disk
+	begun   bool     // the first segment was made
+	making  bool     // a goroutine makes the spare
+	ready   bool     // the spare is whole, and on disk
+	recent  []string // paths of the segments that may be in memory, the oldest first
 	stopped atomic.Bool
 	wg      sync.WaitGroup
 }
@@ -73,6 +83,7 @@ func (z *zeroed) Create(dir, name string, size uint64) (types.WritableFile, erro
 	if !z.begun {
 		z.begun, z.ready = true, z.make()
 	}
+	z.recent = append(z.recent, filepath.Join(dir, name))
 	if z.making {
 		return z.VFS.Create(dir, name, size)
 	}
@@ -98,16 +109,30 @@ func (z *zeroed) Create(dir, name string, size uint64) (types.WritableFile, erro
 	return &zeroedFile{WritableFile: f, dir: dir}, nil
 }
 
-// makeNext has the next spare made. Called with mu held, or before z is shared,
-// and none being made.
+// makeNext has the next spare made, and the segments dropped from memory that are
+// no longer new. Called with mu held, or before z is shared, and none being made.
 func (z *zeroed) makeNext() {
 	z.making = true
+	surplus := max(0, len(z.recent)-cachedSegments)
+	old := z.recent[:surplus]
+	z.recent = z.recent[surplus:]
 	z.wg.Go(func() {
+		for _, path := range old {
+			z.drop(path)
+		}
 		made := z.make()
 		z.mu.Lock()
 		z.ready, z.making = made, false
 		z.mu.Unlock()
 	})
+}
+
+// drop takes the segment at path, which was synced long ago, out of the kernel's
+// memory. It may be deleted by now.
+func (z *zeroed) drop(path string) {
+	if err := dropCached(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		z.log.Debug("an old segment stays in memory", "error", err)
+	}
 }
 
 // make writes the spare, and reports whether it is there. Without it the log
