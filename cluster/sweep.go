@@ -24,6 +24,31 @@ const (
 // sweep proposes expire entries until nothing is due, or sweepFor is over. A
 // deposed leader's proposal fails by itself.
 func (n *Node) sweep(ctx context.Context) {
+	sweepPaced(ctx, n.behind, func() (uint32, error) {
+		o, err := n.Propose(ctx, &fsm.Command{Kind: fsm.Kind_EXPIRE, Limit: sweepLimit})
+		if err != nil {
+			return 0, err
+		}
+		n.met.expired.Add(float64(o.Count))
+		return o.Count, nil
+	})
+}
+
+// behind returns for how long the first record has been due, and whether one is.
+func (n *Node) behind() (behind time.Duration, due bool) {
+	now, ok := n.clock.stamp()
+	if !ok {
+		return 0, false
+	}
+	since, due, err := n.state.Due(now)
+	// A broken store is reported by who applies.
+	return time.Duration(now-since) * time.Millisecond, err == nil && due
+}
+
+// sweepPaced calls expire, which returns how many records it touched, until there
+// are no more of them, with pauses that leave the log to others. A pause
+// that has begun within sweepFor is kept, or a slow log would be left to nobody.
+func sweepPaced(ctx context.Context, behind func() (time.Duration, bool), expire func() (uint32, error)) {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for end := time.Now().Add(sweepFor); time.Now().Before(end); {
@@ -32,24 +57,15 @@ func (n *Node) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		now, ok := n.clock.stamp()
-		if !ok {
+		late, due := behind()
+		if !due {
 			return
-		}
-		since, due, err := n.state.Due(now)
-		if err != nil || !due {
-			return // a broken store is reported by who applies
 		}
 		began := time.Now()
-		o, err := n.Propose(ctx, &fsm.Command{Kind: fsm.Kind_EXPIRE, Limit: sweepLimit})
-		if err != nil {
+		if count, err := expire(); err != nil || count < sweepLimit {
 			return
 		}
-		n.met.expired.Add(float64(o.Count))
-		if o.Count < sweepLimit {
-			return
-		}
-		pause.Reset(sweepPause(time.Since(began), time.Duration(now-since)*time.Millisecond))
+		pause.Reset(sweepPause(time.Since(began), late))
 	}
 }
 

@@ -37,12 +37,13 @@ const (
 //
 // Segments that are no longer new are dropped from the kernel's memory, which is
 // better used for the files of the store: a log is kept of some gigabytes, and
-// hardly ever read.
+// hardly ever read. Those from before the start are left to the kernel.
 type zeroed struct {
 	types.VFS
 	dir  string
 	size int64
 	log  hclog.Logger
+	drop func(path string) error // dropCached
 
 	mu      sync.Mutex
 	begun   bool     // the first segment was made
@@ -56,7 +57,7 @@ type zeroed struct {
 // newZeroed wraps fs, for segments of size bytes of the log in dir. A spare that
 // was left there may be half made, and goes.
 func newZeroed(fs types.VFS, dir string, size int, log hclog.Logger) (*zeroed, error) {
-	z := &zeroed{VFS: fs, dir: dir, size: int64(size), log: log}
+	z := &zeroed{VFS: fs, dir: dir, size: int64(size), log: log, drop: dropCached}
 	if err := z.remove(); err != nil {
 		return nil, err
 	}
@@ -118,7 +119,7 @@ func (z *zeroed) makeNext() {
 	z.recent = z.recent[surplus:]
 	z.wg.Go(func() {
 		for _, path := range old {
-			z.drop(path)
+			z.dropOld(path)
 		}
 		made := z.make()
 		z.mu.Lock()
@@ -127,10 +128,10 @@ func (z *zeroed) makeNext() {
 	})
 }
 
-// drop takes the segment at path, which was synced long ago, out of the kernel's
+// dropOld takes the segment at path, which was synced long ago, out of the kernel's
 // memory. It may be deleted by now.
-func (z *zeroed) drop(path string) {
-	if err := dropCached(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+func (z *zeroed) dropOld(path string) {
+	if err := z.drop(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		z.log.Debug("an old segment stays in memory", "error", err)
 	}
 }

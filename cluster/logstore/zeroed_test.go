@@ -2,8 +2,10 @@ package logstore
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -110,5 +112,36 @@ func TestClosingLeavesNoSpare(t *testing.T) {
 	check(t, z.close())
 	if exists(z.path()) {
 		t.Error("the spare is still there")
+	}
+}
+
+func TestOldSegmentsAreDroppedFromMemoryAndNewOnesStay(t *testing.T) {
+	for name, fails := range map[string]error{"": nil, "one that is gone": os.ErrNotExist, "one that cannot be": os.ErrInvalid} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			z := newTestZeroed(t, dir)
+			var made, dropped []string
+			z.drop = func(path string) error {
+				dropped = append(dropped, path)
+				return fails
+			}
+			for n := range cachedSegments + 3 {
+				z.mu.Lock()
+				late := n == cachedSegments
+				z.making = late // so the spare is not there, and the next makes up for it
+				z.mu.Unlock()
+				made = append(made, filepath.Join(dir, fmt.Sprint(n, ".wal")))
+				f, err := z.Create(dir, filepath.Base(made[n]), zeroedSize)
+				check(t, err)
+				check(t, f.Close())
+				z.wg.Wait()
+				if old := max(0, len(made)-cachedSegments); !late && !slices.Equal(dropped, made[:old]) {
+					t.Fatalf("of %v dropped %v", made, dropped)
+				}
+			}
+			if !z.ready {
+				t.Error("the next spare is not ready")
+			}
+		})
 	}
 }
