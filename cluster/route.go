@@ -29,7 +29,9 @@ func (e *unavailable) Is(target error) bool { return target == ErrUnavailable }
 // id and not_after, finds the leader, waits for one if there is none, and
 // resends after every ambiguous error: the request id makes that safe. At the
 // end of the request timeout, or of ctx, the error is ErrUnavailable, and the
-// command may have been applied.
+// command may have been applied. It is that, too, where a completion or failure
+// that was sent again finds its fence stale: the copy before may have been
+// applied to a record that has ended since.
 func (n *Node) Propose(ctx context.Context, c *fsm.Command) (*fsm.Outcome, error) {
 	r, err := n.commit(ctx, c)
 	return r.outcome, err
@@ -95,7 +97,10 @@ func (n *Node) commit(ctx context.Context, c *fsm.Command) (result, error) {
 		r := n.send(ctx, leader, changed, encoded)
 		switch r.verdict {
 		case applied:
-			if isAnswer(r.outcome) {
+			switch {
+			case maybe && endedSince(c, r.outcome):
+				return result{}, &unavailable{maybe}
+			case isAnswer(r.outcome):
 				return r, nil
 			}
 			encoded = nil
@@ -118,6 +123,13 @@ func (n *Node) commit(ctx context.Context, c *fsm.Command) (result, error) {
 // waits, and an unbound cluster is waited for.
 func isAnswer(o *fsm.Outcome) bool {
 	return o.Code != fsm.Code_TOO_LATE && o.Code != fsm.Code_NOT_BOUND
+}
+
+// endedSince reports whether an outcome says that c changed nothing where an
+// earlier copy of c may have, to a record that has ended since. What removes a
+// record is remembered, so a resend of it is answered like the first copy.
+func endedSince(c *fsm.Command, o *fsm.Outcome) bool {
+	return o.Code == fsm.Code_STALE_FENCE && (c.Kind == fsm.Kind_COMPLETE || c.Kind == fsm.Kind_FAIL)
 }
 
 // holdOn waits a little before the next try.

@@ -158,35 +158,52 @@ func TestACommandDoesNotWaitForWhoLedBefore(t *testing.T) {
 	})
 }
 
+// scriptedLeader returns a node whose leader gives these answers, one to each
+// command; sent returns the commands once the node is done.
+func scriptedLeader(t *testing.T, answers ...result) (n *Node, sent func() [][]byte) {
+	n = newNode(Config{NodeID: "self"}.withDefaults())
+	n.met = newMetrics(n)
+	n.clock.hear(time.Now().UnixMilli())
+	l, far := pipeLink()
+	n.links.byID["leader"] = l
+	n.leadership.set("leader")
+	var commands [][]byte
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		conn := <-far
+		w := newFrameWriter(conn)
+		defer w.stop()
+		r := bufio.NewReader(conn)
+		for _, a := range answers {
+			f, err := readFrame(r)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			commands = append(commands, f.payload)
+			w.reply(f.id, a)
+		}
+		_, _ = readFrame(r) // until it hangs up
+	}()
+	return n, func() [][]byte {
+		n.cancel()
+		l.close()
+		<-ended
+		return commands
+	}
+}
+
 func TestAResendIsTheSameCommand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := newNode(Config{NodeID: "self"}.withDefaults())
-		defer n.cancel()
-		n.met = newMetrics(n)
-		n.clock.hear(time.Now().UnixMilli())
-		l, far := pipeLink()
-		defer l.close()
-		n.links.byID["leader"] = l
-		n.leadership.set("leader")
-		verdicts := []verdict{unknown, notApplied, notLeader, unknown, applied}
-		var commands [][]byte
-		go func() {
-			conn := <-far
-			w := newFrameWriter(conn)
-			defer w.stop()
-			r := bufio.NewReader(conn)
-			for _, v := range verdicts {
-				f, err := readFrame(r)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				commands = append(commands, f.payload)
-				w.reply(f.id, result{verdict: v, outcome: &fsm.Outcome{Code: fsm.Code_OK}})
-			}
-			_, _ = readFrame(r) // until it hangs up
-		}()
-		if o, err := n.Propose(t.Context(), &fsm.Command{Kind: fsm.Kind_RENEW, Namespace: "default", Key: "k", Fence: 1}); err != nil || o.Code != fsm.Code_OK {
+		var answers []result
+		for _, v := range []verdict{unknown, notApplied, notLeader, unknown, applied} {
+			answers = append(answers, result{verdict: v, outcome: &fsm.Outcome{Code: fsm.Code_OK}})
+		}
+		n, sent := scriptedLeader(t, answers...)
+		o, err := n.Propose(t.Context(), &fsm.Command{Kind: fsm.Kind_RENEW, Namespace: "default", Key: "k", Fence: 1})
+		commands := sent()
+		if err != nil || o.Code != fsm.Code_OK {
 			t.Fatalf("%v %v", o.GetCode(), err)
 		}
 		for _, c := range commands {
@@ -194,10 +211,40 @@ func TestAResendIsTheSameCommand(t *testing.T) {
 				t.Errorf("a resend is %x, the command was %x", c, commands[0])
 			}
 		}
-		if len(commands) != len(verdicts) {
-			t.Errorf("it was sent %d times, want %d", len(commands), len(verdicts))
+		if len(commands) != len(answers) {
+			t.Errorf("it was sent %d times, want %d", len(commands), len(answers))
 		}
 	})
+}
+
+// A record may end between two copies of its completion. Only a copy that was
+// the first for sure may be told that nothing was changed.
+func TestAStaleFenceIsNoAnswerToACompletionThatMayHaveBeenAppliedBefore(t *testing.T) {
+	for _, c := range []struct {
+		kind   fsm.Kind
+		before verdict
+		told   bool
+	}{
+		{fsm.Kind_COMPLETE, unknown, false},
+		{fsm.Kind_FAIL, unknown, false},
+		{fsm.Kind_COMPLETE, notApplied, true},
+		{fsm.Kind_FAIL, notLeader, true},
+		{fsm.Kind_RENEW, unknown, true},
+		{fsm.Kind_FORGET, unknown, true}, // the removal would be remembered
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			stale := &fsm.Outcome{Code: fsm.Code_STALE_FENCE}
+			n, sent := scriptedLeader(t, result{verdict: c.before}, result{verdict: applied, outcome: stale})
+			o, err := n.Propose(t.Context(), &fsm.Command{Kind: c.kind, Namespace: "default", Key: "k", Fence: 1})
+			if commands := sent(); len(commands) != 2 {
+				t.Errorf("%v was sent %d times, want twice", c.kind, len(commands))
+			}
+			var u *unavailable
+			if told := o.GetCode() == fsm.Code_STALE_FENCE; told != c.told || !told && !(errors.As(err, &u) && u.maybe) {
+				t.Errorf("%v after verdict %v: %v, %v; told is to be %v", c.kind, c.before, o, err, c.told)
+			}
+		})
+	}
 }
 
 func TestAnAnswerThatDoesNotFitIsToldToBeAskedForAgain(t *testing.T) {

@@ -144,6 +144,32 @@ func TestEndingKeysSayWhen(t *testing.T) {
 	}
 }
 
+func TestARefusalIsLateOnceItsKeyMayHaveEnded(t *testing.T) {
+	f := newFake(t)
+	var answered time.Duration
+	f.bend = func(w http.ResponseWriter, r *http.Request, _ []byte) bool {
+		completes := strings.HasSuffix(r.URL.Path, "/complete")
+		if completes {
+			time.Sleep(answered)
+			w.WriteHeader(http.StatusConflict)
+		}
+		return completes
+	}
+	d := newDriver(300, time.Minute)
+	d.bench.addrs = []string{f.addr}
+	k := d.newKeeper(newConn(d.bench.addrs, 0, time.Minute))
+	defer k.hangUp()
+	for _, c := range []struct {
+		ttl, answered time.Duration
+		want          outcome
+	}{{time.Hour, 0, "409"}, {time.Second, time.Second, late}} {
+		answered = c.answered
+		if result, err := k.ending(func() time.Duration { return c.ttl })(t.Context(), uint64(c.ttl)); result != c.want {
+			t.Errorf("a refusal after %s of a key that lasts %s: %s, %v; want %s", c.answered, c.ttl, result, err, c.want)
+		}
+	}
+}
+
 func TestReadsMetricsAndMemory(t *testing.T) {
 	m := parseMetrics([]byte("# HELP a b 1\nonced_is_leader 1\nonced_records{state=\"completed\"} 1e+06\nbroken x\n\n"))
 	if len(m) != 2 || m["onced_is_leader"] != 1 || m[`onced_records{state="completed"}`] != 1e6 {
@@ -207,8 +233,8 @@ func TestSnapshotsAreMeans(t *testing.T) {
 	}
 }
 
-func TestUnsentIsNoFailureOfScale(t *testing.T) {
-	r := &scaleRun{levels: []scaleLevel{{Keys: 1, Failures: map[string]int64{"unsent": 3}}}}
+func TestSlownessIsNoFailureOfScale(t *testing.T) {
+	r := &scaleRun{levels: []scaleLevel{{Keys: 1, Failures: map[string]int64{"unsent": 3, "late": 2}}}}
 	if err := r.failed(); err != nil {
 		t.Error(err)
 	}

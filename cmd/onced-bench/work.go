@@ -93,6 +93,9 @@ const (
 
 	// An open loop's operation that the connections were too busy to begin.
 	unsent outcome = "unsent"
+
+	// A refusal that took longer than its key was to be kept.
+	late outcome = "late"
 )
 
 // operator runs operations of one kind on one connection. It belongs to one
