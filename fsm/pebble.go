@@ -5,11 +5,8 @@ package fsm
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
-	"os"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -305,68 +302,4 @@ func (e *pebbleEvents) Fatalf(format string, args ...any) {
 	}
 	e.fatal(err)
 	select {}
-}
-
-// privateFS keeps files and directories to their owner: Pebble asks for 0666
-// and 0755 and has no setting for it.
-type privateFS struct{ vfs.FS }
-
-func (fs privateFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	f, err := fs.FS.Create(name, c)
-	if f, err = private(f, err, name); err != nil {
-		return nil, err
-	}
-	return &politeFile{File: f}, nil
-}
-
-func (fs privateFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
-	f, err := fs.FS.OpenReadWrite(name, c, o...)
-	return private(f, err, name)
-}
-
-func (fs privateFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	f, err := fs.FS.ReuseForWrite(oldname, newname, c)
-	return private(f, err, newname)
-}
-
-func (fs privateFS) Lock(name string) (io.Closer, error) {
-	f, err := fs.FS.Lock(name)
-	return private(f, err, name)
-}
-
-func (fs privateFS) MkdirAll(dir string, _ os.FileMode) error { return fs.FS.MkdirAll(dir, 0o700) }
-
-func (fs privateFS) Unwrap() vfs.FS { return fs.FS }
-
-// politeFile gives way to other goroutines as it is written. Flushes and
-// compactions compute for seconds on end: on a node with one processor each step
-// of a commit would wait until they are preempted, 10 ms later.
-type politeFile struct {
-	vfs.File
-	since int // bytes written since it last gave way
-}
-
-// politeBytes is about half a millisecond of a flush's work.
-const politeBytes = 32 << 10
-
-func (f *politeFile) Write(p []byte) (int, error) {
-	n, err := f.File.Write(p)
-	if f.since += n; f.since >= politeBytes {
-		f.since = 0
-		runtime.Gosched()
-	}
-	return n, err
-}
-
-// private narrows the mode of the file just opened. Its directory, 0700,
-// keeps others out before that.
-func private[F io.Closer](f F, err error, name string) (F, error) {
-	if err != nil {
-		return f, err
-	}
-	if err := os.Chmod(name, 0o600); err != nil {
-		var none F
-		return none, errors.Join(err, f.Close())
-	}
-	return f, nil
 }

@@ -1,0 +1,145 @@
+//go:build !wasip1
+
+package fsm
+
+import (
+	"errors"
+	"io"
+	"os"
+	"runtime"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// privateFS keeps files and directories to their owner: Pebble asks for 0666
+// and 0755 and has no setting for it.
+type privateFS struct{ vfs.FS }
+
+func (fs privateFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := fs.FS.Create(name, c)
+	if f, err = private(f, err, name); err != nil {
+		return nil, err
+	}
+	return newPoliteFile(f), nil
+}
+
+func (fs privateFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
+	f, err := fs.FS.OpenReadWrite(name, c, o...)
+	return private(f, err, name)
+}
+
+func (fs privateFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := fs.FS.ReuseForWrite(oldname, newname, c)
+	return private(f, err, newname)
+}
+
+func (fs privateFS) Lock(name string) (io.Closer, error) {
+	f, err := fs.FS.Lock(name)
+	return private(f, err, name)
+}
+
+func (fs privateFS) MkdirAll(dir string, _ os.FileMode) error { return fs.FS.MkdirAll(dir, 0o700) }
+
+func (fs privateFS) Unwrap() vfs.FS { return fs.FS }
+
+// politeFile is a file that is written from its beginning to its end: a table,
+// for the most part. It belongs to one goroutine at a time, and is not read
+// before it is closed.
+//
+// It gathers what is written into pieces of whole blocks of the file system:
+// Pebble writes 4 KiB and some odd rest at a time (objstorageprovider's
+// bufio.Writer), and a write that begins or ends within a block has the kernel
+// clear the rest of it.
+//
+// After each piece it gives way to other goroutines. Flushes and compactions
+// compute for seconds on end: on a node with one processor each step of a commit
+// would wait until they are preempted, 10 ms later.
+type politeFile struct {
+	vfs.File
+	gathered []byte // what is yet to be written
+	room     int    // that much more makes a piece
+}
+
+// politeBytes is about half a millisecond of a flush's work.
+const politeBytes = 32 << 10
+
+func newPoliteFile(f vfs.File) *politeFile { return &politeFile{File: f, room: politeBytes} }
+
+func (f *politeFile) Write(p []byte) (n int, err error) {
+	for len(p) > 0 {
+		if f.gathered == nil {
+			f.gathered = make([]byte, 0, politeBytes)
+		}
+		taken := min(len(p), f.room)
+		f.gathered = append(f.gathered, p[:taken]...)
+		f.room -= taken
+		n, p = n+taken, p[taken:]
+		if f.room > 0 {
+			break
+		}
+		if err := f.flush(); err != nil {
+			return n, err
+		}
+		f.room = politeBytes
+		runtime.Gosched()
+	}
+	return n, nil
+}
+
+// flush writes what was gathered. After an error the file is of no use.
+func (f *politeFile) flush() error {
+	if len(f.gathered) == 0 {
+		return nil
+	}
+	_, err := f.File.Write(f.gathered)
+	f.gathered = f.gathered[:0]
+	return err
+}
+
+// Sync implements vfs.File.
+func (f *politeFile) Sync() error {
+	if err := f.flush(); err != nil {
+		return err
+	}
+	return f.File.Sync()
+}
+
+// SyncData implements vfs.File.
+func (f *politeFile) SyncData() error {
+	if err := f.flush(); err != nil {
+		return err
+	}
+	return f.File.SyncData()
+}
+
+// SyncTo implements vfs.File.
+func (f *politeFile) SyncTo(length int64) (fullSync bool, err error) {
+	if err := f.flush(); err != nil {
+		return false, err
+	}
+	return f.File.SyncTo(length)
+}
+
+// Stat implements vfs.File.
+func (f *politeFile) Stat() (vfs.FileInfo, error) {
+	if err := f.flush(); err != nil {
+		return nil, err
+	}
+	return f.File.Stat()
+}
+
+// Close implements vfs.File.
+func (f *politeFile) Close() error { return errors.Join(f.flush(), f.File.Close()) }
+
+// private narrows the mode of the file just opened. Its directory, 0700,
+// keeps others out before that.
+func private[F io.Closer](f F, err error, name string) (F, error) {
+	if err != nil {
+		return f, err
+	}
+	if err := os.Chmod(name, 0o600); err != nil {
+		var none F
+		return none, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
