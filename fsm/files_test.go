@@ -41,7 +41,7 @@ func recorded(t *testing.T, room int) (f *politeFile, to *recordedFile, path str
 	}
 	t.Cleanup(func() { _ = file.Close() }) // where the test did not
 	to = &recordedFile{File: file, room: room}
-	return newPoliteFile(to), to, path
+	return &politeFile{File: to}, to, path
 }
 
 func TestAFileIsWrittenInWholePieces(t *testing.T) {
@@ -60,11 +60,14 @@ func TestAFileIsWrittenInWholePieces(t *testing.T) {
 	}
 	write(0)
 	for range 100 {
-		write(1 + rand.IntN(8<<10))
+		write(1 + rand.IntN(16<<10))
 	}
-	write(3*politeBytes + 1)
+	write(3*pieceBytes + 1)
+	if _, err := f.SyncTo(pieceBytes); err != nil { // it is there already
+		t.Fatal(err)
+	}
 	for i, n := range to.writes {
-		if n != politeBytes {
+		if n != pieceBytes {
 			t.Errorf("write %d is of %d bytes, not a piece", i, n)
 		}
 	}
@@ -84,8 +87,8 @@ func TestAFileIsWrittenInWholePieces(t *testing.T) {
 		t.Errorf("size %v, %v; want %d", info, err, len(want))
 	}
 	to.writes = nil
-	write(politeBytes)
-	if total := int64(len(want)); len(to.writes) != 1 || (total-int64(len(f.gathered)))%politeBytes != 0 {
+	write(pieceBytes)
+	if total := int64(len(want)); len(to.writes) != 1 || (total-int64(len(f.gathered)))%pieceBytes != 0 {
 		t.Errorf("writes %v of %d bytes, %d gathered: no end of a piece", to.writes, total, len(f.gathered))
 	}
 	if err := f.Close(); err != nil {
@@ -98,10 +101,10 @@ func TestAFileIsWrittenInWholePieces(t *testing.T) {
 
 func TestAFileThatTakesNoMoreSaysSo(t *testing.T) {
 	for name, reach := range map[string]func(*politeFile) error{
-		"write":     func(f *politeFile) error { _, err := f.Write(make([]byte, politeBytes)); return err },
+		"write":     func(f *politeFile) error { _, err := f.Write(make([]byte, pieceBytes)); return err },
 		"sync":      (*politeFile).Sync,
 		"sync data": (*politeFile).SyncData,
-		"sync to":   func(f *politeFile) error { _, err := f.SyncTo(1); return err },
+		"sync to":   func(f *politeFile) error { _, err := f.SyncTo(pieceBytes); return err },
 		"stat":      func(f *politeFile) error { _, err := f.Stat(); return err },
 		"close":     (*politeFile).Close,
 	} {

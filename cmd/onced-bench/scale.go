@@ -157,14 +157,18 @@ func (r *scaleRun) fill(ctx context.Context, l *scaleLevel) (err error) {
 	return err
 }
 
-// settle returns once no node has ended a compaction for a while, nor changed
-// its size.
 func (r *scaleRun) settle(ctx context.Context, _ *scaleLevel) error {
+	return r.settled(ctx, r.cluster.nodes)
+}
+
+// settled returns once none of the nodes has ended a compaction for a while, nor
+// changed its size.
+func (r *scaleRun) settled(ctx context.Context, nodes []*localNode) error {
 	limit := time.Now().Add(settledWithin)
 	var last [2]float64
 	for since := time.Now(); time.Since(since) < settledFor; {
 		var now [2]float64
-		for _, n := range r.cluster.nodes {
+		for _, n := range nodes {
 			m, err := n.metrics(ctx)
 			if err != nil {
 				return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // besideTurns is how often each kind of work is measured with the cluster, and
@@ -47,29 +48,36 @@ func (r *scaleRun) beside(ctx context.Context, l *scaleLevel) (err error) {
 		{replayingAny, &l.Replays}, {replayingNewest, &l.Newest},
 		{creatingNew, &l.New}, // last: it makes the small one larger
 	} {
-		if *of.into, err = r.byTurns(ctx, l, small, of.work); err != nil {
+		if *of.into, err = r.byTurns(ctx, l, small, c.nodes, of.work); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// byTurns measures one kind of work, closed loop. What the cluster still writes out
-// of one turn must not count against the small one in the next.
-func (r *scaleRun) byTurns(ctx context.Context, l *scaleLevel, small *driver, work func(*keeper) operation) (s sideBySide, err error) {
+// byTurns measures one kind of work, closed loop. What either cluster still writes
+// out of one turn must not count against the other in the next.
+func (r *scaleRun) byTurns(ctx context.Context, l *scaleLevel, small *driver, smallNodes []*localNode, work func(*keeper) operation) (s sideBySide, err error) {
 	lasting := r.Duration / besideTurns
-	turn := func(d *driver) (perSecond, p99 float64) {
+	nodes := slices.Concat(r.cluster.nodes, smallNodes)
+	turn := func(d *driver) (perSecond, p99 float64, err error) {
+		if err := r.settled(ctx, nodes); err != nil {
+			return 0, 0, err
+		}
 		t := d.run(ctx, r.Warmup, lasting, flow{connections: r.Connections, operation: work})[0]
 		l.noteFailures(t)
-		return float64(t.operations) / lasting.Seconds(), t.milliseconds(99)
+		return float64(t.operations) / lasting.Seconds(), t.milliseconds(99), nil
 	}
 	var rates, p99s, rateTo, p99To []float64
 	for range besideTurns {
-		if err := r.settle(ctx, l); err != nil {
+		smallRate, smallP99, err := turn(small)
+		if err != nil {
 			return s, err
 		}
-		smallRate, smallP99 := turn(small)
-		rate, p99 := turn(r.driver)
+		rate, p99, err := turn(r.driver)
+		if err != nil {
+			return s, err
+		}
 		rates, p99s = append(rates, rate), append(p99s, p99)
 		// Nothing done is a failure, which is reported; it has no relation.
 		rateTo, p99To = append(rateTo, rate/max(smallRate, 1/lasting.Seconds())), append(p99To, p99/max(smallP99, 1e-6))
