@@ -70,8 +70,8 @@ const (
 	ErrStaleFence Slug = "stale-fence"
 	// ErrDuplicateResource: another key made a resource with the same unique field.
 	ErrDuplicateResource Slug = "duplicate-resource"
-	// ErrUnavailable: no majority, or no node at all, answered in time. A
-	// claim was not run; of any other call, see Ambiguous.
+	// ErrUnavailable: no majority, or no node at all, gave a certain answer in
+	// time. A claim was not run; of any other call, see Ambiguous.
 	ErrUnavailable Slug = "unavailable"
 	// ErrOverloaded: the nodes have too much in hand; nothing was done.
 	ErrOverloaded Slug = "overloaded"

@@ -5,7 +5,7 @@ import "errors"
 // Errors that callers tell apart with errors.Is: each answers what the caller
 // may do now.
 var (
-	// ErrUnavailable: no majority answered in time. See Begin and Propose for
+	// ErrUnavailable: no certain answer from a majority in time. See Begin and Propose for
 	// what it says about the command.
 	ErrUnavailable = errors.New("no majority in time")
 	// ErrUnknownNode: no member has that id.

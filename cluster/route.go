@@ -11,14 +11,14 @@ import (
 	"github.com/onced/onced/fsm"
 )
 
-// unavailable says that a command was not answered in time.
+// unavailable says that a command had no certain answer in time.
 type unavailable struct {
 	maybe bool // it may have been applied, or may yet be
 }
 
 func (e *unavailable) Error() string {
 	if e.maybe {
-		return "no answer from a majority in time; the command may have been applied"
+		return "no certain answer from a majority in time; the command may have been applied"
 	}
 	return "no majority in time; nothing was applied"
 }
@@ -29,9 +29,9 @@ func (e *unavailable) Is(target error) bool { return target == ErrUnavailable }
 // id and not_after, finds the leader, waits for one if there is none, and
 // resends after every ambiguous error: the request id makes that safe. At the
 // end of the request timeout, or of ctx, the error is ErrUnavailable, and the
-// command may have been applied. It is that, too, where a completion or failure
-// that was sent again finds its fence stale: the copy before may have been
-// applied to a record that has ended since.
+// command may have been applied. It is that, too, where a command that was sent
+// again after an ambiguous error finds what it was to settle gone: the copy
+// before may have settled it, and the record have ended since.
 func (n *Node) Propose(ctx context.Context, c *fsm.Command) (*fsm.Outcome, error) {
 	r, err := n.commit(ctx, c)
 	return r.outcome, err
@@ -126,10 +126,19 @@ func isAnswer(o *fsm.Outcome) bool {
 }
 
 // endedSince reports whether an outcome says that c changed nothing where an
-// earlier copy of c may have, to a record that has ended since. What removes a
-// record is remembered, so a resend of it is answered like the first copy.
+// earlier copy of c may have settled a record that has ended since. A command
+// that removes a record is remembered, and a copy of it answered like the first.
 func endedSince(c *fsm.Command, o *fsm.Outcome) bool {
-	return o.Code == fsm.Code_STALE_FENCE && (c.Kind == fsm.Kind_COMPLETE || c.Kind == fsm.Kind_FAIL)
+	switch c.Kind {
+	case fsm.Kind_COMPLETE, fsm.Kind_FAIL:
+	case fsm.Kind_RESOLVE:
+		if c.Retry { // which removes it
+			return false
+		}
+	default:
+		return false
+	}
+	return o.Code == fsm.Code_STALE_FENCE || o.Code == fsm.Code_NOT_FOUND
 }
 
 // holdOn waits a little before the next try.

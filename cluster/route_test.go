@@ -217,31 +217,44 @@ func TestAResendIsTheSameCommand(t *testing.T) {
 	})
 }
 
-// A record may end between two copies of its completion. Only a copy that was
-// the first for sure may be told that nothing was changed.
+// A record may end between two copies of the command that settled it. Only where no
+// copy before may have been applied, its sender is told that nothing was changed.
 func TestAStaleFenceIsNoAnswerToACompletionThatMayHaveBeenAppliedBefore(t *testing.T) {
-	for _, c := range []struct {
+	type sent struct {
 		kind   fsm.Kind
-		before verdict
+		retry  bool
+		before []verdict
+		code   fsm.Code
 		told   bool
-	}{
-		{fsm.Kind_COMPLETE, unknown, false},
-		{fsm.Kind_FAIL, unknown, false},
-		{fsm.Kind_COMPLETE, notApplied, true},
-		{fsm.Kind_FAIL, notLeader, true},
-		{fsm.Kind_RENEW, unknown, true},
-		{fsm.Kind_FORGET, unknown, true}, // the removal would be remembered
+	}
+	for _, c := range []sent{
+		{fsm.Kind_COMPLETE, false, []verdict{unknown}, fsm.Code_STALE_FENCE, false},
+		{fsm.Kind_COMPLETE, false, []verdict{unknown, notLeader, notApplied}, fsm.Code_STALE_FENCE, false},
+		{fsm.Kind_COMPLETE, false, []verdict{unknown}, fsm.Code_OK, true},
+		{fsm.Kind_COMPLETE, false, []verdict{notApplied}, fsm.Code_STALE_FENCE, true},
+		{fsm.Kind_FAIL, false, []verdict{unknown}, fsm.Code_STALE_FENCE, false},
+		{fsm.Kind_FAIL, false, []verdict{notLeader}, fsm.Code_STALE_FENCE, true},
+		{fsm.Kind_RESOLVE, false, []verdict{unknown}, fsm.Code_STALE_FENCE, false},
+		{fsm.Kind_RESOLVE, false, []verdict{unknown}, fsm.Code_NOT_FOUND, false},
+		{fsm.Kind_RESOLVE, false, nil, fsm.Code_NOT_FOUND, true},
+		// Removals are remembered, and a lease that was renewed is of no more use.
+		{fsm.Kind_RESOLVE, true, []verdict{unknown}, fsm.Code_NOT_FOUND, true},
+		{fsm.Kind_FORGET, false, []verdict{unknown}, fsm.Code_NOT_FOUND, true},
+		{fsm.Kind_RENEW, false, []verdict{unknown}, fsm.Code_STALE_FENCE, true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			stale := &fsm.Outcome{Code: fsm.Code_STALE_FENCE}
-			n, sent := scriptedLeader(t, result{verdict: c.before}, result{verdict: applied, outcome: stale})
-			o, err := n.Propose(t.Context(), &fsm.Command{Kind: c.kind, Namespace: "default", Key: "k", Fence: 1})
-			if commands := sent(); len(commands) != 2 {
-				t.Errorf("%v was sent %d times, want twice", c.kind, len(commands))
+			var answers []result
+			for _, v := range c.before {
+				answers = append(answers, result{verdict: v})
+			}
+			n, commands := scriptedLeader(t, append(answers, result{verdict: applied, outcome: &fsm.Outcome{Code: c.code}})...)
+			o, err := n.Propose(t.Context(), &fsm.Command{Kind: c.kind, Namespace: "default", Key: "k", Fence: 1, Retry: c.retry})
+			if n := len(commands()); n != len(c.before)+1 {
+				t.Errorf("%+v: sent %d times", c, n)
 			}
 			var u *unavailable
-			if told := o.GetCode() == fsm.Code_STALE_FENCE; told != c.told || !told && !(errors.As(err, &u) && u.maybe) {
-				t.Errorf("%v after verdict %v: %v, %v; told is to be %v", c.kind, c.before, o, err, c.told)
+			if told := o != nil && o.Code == c.code; told != c.told || !told && !(errors.As(err, &u) && u.maybe) {
+				t.Errorf("%+v: %v, %v", c, o, err)
 			}
 		})
 	}

@@ -17,10 +17,7 @@ type privateFS struct{ vfs.FS }
 
 func (fs privateFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	f, err := fs.FS.Create(name, c)
-	if f, err = private(f, err, name); err != nil {
-		return nil, err
-	}
-	return &politeFile{File: f}, nil
+	return private(f, err, name)
 }
 
 func (fs privateFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, o ...vfs.OpenOption) (vfs.File, error) {
@@ -42,9 +39,23 @@ func (fs privateFS) MkdirAll(dir string, _ os.FileMode) error { return fs.FS.Mkd
 
 func (fs privateFS) Unwrap() vfs.FS { return fs.FS }
 
+// politeFS makes files that are written as politeFile does.
+type politeFS struct{ vfs.FS }
+
+func (fs politeFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := fs.FS.Create(name, c)
+	if err != nil {
+		return nil, err
+	}
+	return &politeFile{File: f}, nil
+}
+
+func (fs politeFS) Unwrap() vfs.FS { return fs.FS }
+
 // politeFile is a file that is written from its beginning to its end: a table,
-// for the most part. It belongs to one goroutine at a time, and is not read
-// before it is closed.
+// for the most part. It belongs to one goroutine at a time. Until it is closed,
+// nobody else reads more of it than was synced, as a checkpoint does of the
+// manifest.
 //
 // It gathers what is written into pieces of whole blocks of the file system:
 // Pebble writes 4 KiB and some odd rest at a time (objstorageprovider's
@@ -121,7 +132,8 @@ func (f *politeFile) SyncTo(length int64) (fullSync bool, err error) {
 			return false, err
 		}
 	}
-	return f.File.SyncTo(length)
+	fullSync, err = f.File.SyncTo(length)
+	return fullSync && len(f.gathered) == 0, err
 }
 
 // Stat implements vfs.File.

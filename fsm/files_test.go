@@ -99,6 +99,26 @@ func TestAFileIsWrittenInWholePieces(t *testing.T) {
 	}
 }
 
+// fullySynced syncs all that it has whenever it is to sync something, as on file
+// systems without sync_file_range.
+type fullySynced struct{ vfs.File }
+
+func (f fullySynced) SyncTo(int64) (bool, error) { return true, f.File.Sync() }
+
+func TestNothingGatheredCountsAsSynced(t *testing.T) {
+	f, _, _ := recorded(t, 1<<30)
+	f.File = fullySynced{f.File}
+	if _, err := f.Write(make([]byte, pieceBytes+1)); err != nil {
+		t.Fatal(err)
+	}
+	if full, err := f.SyncTo(pieceBytes); full || err != nil {
+		t.Errorf("full: %t, %v, though a byte is not written", full, err)
+	}
+	if full, err := f.SyncTo(pieceBytes + 1); !full || err != nil {
+		t.Errorf("full: %t, %v, of all there is", full, err)
+	}
+}
+
 func TestAFileThatTakesNoMoreSaysSo(t *testing.T) {
 	for name, reach := range map[string]func(*politeFile) error{
 		"write":     func(f *politeFile) error { _, err := f.Write(make([]byte, pieceBytes)); return err },

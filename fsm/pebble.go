@@ -87,7 +87,7 @@ func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
 		o.MemTableBytes = 32 << 20
 	}
 	p := &pebble.Options{
-		FS:           o.FS,
+		FS:           politeFS{o.FS},
 		ReadOnly:     o.ReadOnly,
 		DisableWAL:   true,
 		CacheSize:    o.CacheBytes,

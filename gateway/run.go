@@ -237,7 +237,7 @@ func (r *run) settle(c *fsm.Command) (*fsm.Outcome, error) {
 	case errors.Is(err, cluster.ErrUnavailable):
 		g, route, key := r.Gateway, r.name(), r.key // and nothing of the request
 		g.goes(func() { g.settleLater(route, key, c) })
-		return nil, r.unknown("the outcome could not be committed in time")
+		return nil, r.unknown("the outcome is not certain to have been committed")
 	case err != nil:
 		r.log.Error("an outcome could not be committed: the key stays unknown", "route", r.name(), "namespace", r.key.Namespace, "key", hashKey(r.key), "err", err)
 		return nil, r.unknown("the outcome could not be committed")

@@ -71,7 +71,7 @@ var (
 	StaleFence = &Problem{Slug: "stale-fence", Title: "The fence is stale", Status: http.StatusConflict,
 		Detail: "the claim with this fence no longer stands: nothing was changed"}
 	Unavailable = &Problem{Slug: "unavailable", Title: "The cluster is not available", Status: http.StatusServiceUnavailable, Retryable: true, RetryAfter: 1,
-		Detail: "no majority of the nodes answered in time: repeat the request with the same key or fence"}
+		Detail: "there was no certain answer from a majority of the nodes in time: repeat the request with the same key or fence"}
 	NotFound = &Problem{Slug: "not-found", Title: "Not found", Status: http.StatusNotFound,
 		Detail: "there is nothing under this path"}
 	KeyUnknown = &Problem{Slug: "key-unknown", Title: "The key is unknown", Status: http.StatusNotFound,

@@ -97,17 +97,19 @@ func (k *keeper) replayOf(ctx context.Context, newest uint64) (outcome, error) {
 }
 
 // ending returns an operation that claims and completes a key which ends the
-// time that ttl returns after its completion. Where the answers took longer than
-// that, the key may have ended before the last of them, which is then late.
+// time that ttl returns after its completion. Where a copy of the completion came
+// longer than that after the claim, the key may have ended by then, and its
+// refusal is late.
 func (k *keeper) ending(ttl func() time.Duration) operation {
 	return func(ctx context.Context, number uint64) (outcome, error) {
 		lasts := max(ttl(), time.Second).Round(time.Millisecond)
 		k.part = append(k.part[:0], `{"lease":"30s","ttl":"`...)
 		k.part = append(k.part, lasts.String()...)
 		k.part = append(k.part, `"}`...)
-		begun := time.Now().Round(0) // by the clock that the nodes go by, which a halted machine's may jump
+		begun := time.Now().Round(0) // the wall clock, as the nodes': it goes on while the machine is halted
 		result, detail := k.claimAsked(ctx, expiringNumbers|number)
-		if took := time.Since(begun); (result == "409" || result == "503") && took >= lasts {
+		took := time.Since(begun)
+		if refused := result == "409" || result == "503"; refused && k.granted && took >= lasts {
 			return late, fmt.Errorf("after %s, for a key that lasts %s: %w", took, lasts, detail)
 		}
 		return result, detail

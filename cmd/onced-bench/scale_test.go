@@ -146,26 +146,35 @@ func TestEndingKeysSayWhen(t *testing.T) {
 
 func TestARefusalIsLateOnceItsKeyMayHaveEnded(t *testing.T) {
 	f := newFake(t)
-	var answered time.Duration
+	type refusal struct {
+		of     string
+		status int
+		ttl    time.Duration
+		after  time.Duration
+		want   outcome
+	}
+	var c refusal
 	f.bend = func(w http.ResponseWriter, r *http.Request, _ []byte) bool {
-		completes := strings.HasSuffix(r.URL.Path, "/complete")
-		if completes {
-			time.Sleep(answered)
-			w.WriteHeader(http.StatusConflict)
+		refused := strings.HasSuffix(r.URL.Path, c.of)
+		if refused {
+			time.Sleep(c.after)
+			w.WriteHeader(c.status)
 		}
-		return completes
+		return refused
 	}
 	d := newDriver(300, time.Minute)
 	d.bench.addrs = []string{f.addr}
 	k := d.newKeeper(newConn(d.bench.addrs, 0, time.Minute))
 	defer k.hangUp()
-	for _, c := range []struct {
-		ttl, answered time.Duration
-		want          outcome
-	}{{time.Hour, 0, "409"}, {time.Second, time.Second, late}} {
-		answered = c.answered
-		if result, err := k.ending(func() time.Duration { return c.ttl })(t.Context(), uint64(c.ttl)); result != c.want {
-			t.Errorf("a refusal after %s of a key that lasts %s: %s, %v; want %s", c.answered, c.ttl, result, err, c.want)
+	for i, refused := range []refusal{
+		{"/complete", 409, time.Hour, 0, "409"},
+		{"/complete", 409, time.Second, time.Second, late},
+		{"/complete", 503, time.Second, time.Second, late},
+		{"/claim", 409, time.Second, time.Second, "409"}, // nothing was there that could end
+	} {
+		c = refused
+		if result, err := k.ending(func() time.Duration { return c.ttl })(t.Context(), uint64(i)); result != c.want {
+			t.Errorf("%+v: %s, %v", c, result, err)
 		}
 	}
 }

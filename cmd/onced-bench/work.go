@@ -94,7 +94,7 @@ const (
 	// An open loop's operation that the connections were too busy to begin.
 	unsent outcome = "unsent"
 
-	// A refusal that took longer than its key was to be kept.
+	// The refusal of a completion that took longer than its key was to be kept.
 	late outcome = "late"
 )
 
@@ -108,6 +108,7 @@ type operator struct {
 
 	request []byte
 	part    []byte
+	granted bool // the last claim of claimAsked was
 }
 
 func (b *bench) newOperator(c *conn) *operator {
@@ -229,6 +230,7 @@ func (o *operator) claim(ctx context.Context, number uint64) (outcome, error) {
 
 // claimAsked claims a new key, with the request's body in o.part, and completes it.
 func (o *operator) claimAsked(ctx context.Context, number uint64) (outcome, error) {
+	o.granted = false
 	o.keyRequest(number, "/claim")
 	a, err := o.exchange(ctx, o.request)
 	if err != nil {
@@ -241,6 +243,7 @@ func (o *operator) claimAsked(ctx context.Context, number uint64) (outcome, erro
 	if !found || !bytes.Contains(a.body, []byte(`"state":"claimed"`)) {
 		return wrong, fmt.Errorf("claim answered %.200q", a.body)
 	}
+	o.granted = true
 
 	const before, after = `,"response":{"status":201,"headers":{"Content-Type":["text/plain"]},"body":"`, `"}}`
 	o.part = append(o.part[:0], `{"fence":`...)
