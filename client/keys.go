@@ -172,7 +172,8 @@ func (c *Client) Renew(ctx context.Context, key string, fence uint64, lease time
 // Complete records the response, and returns the record. It is accepted as long
 // as the fence is current, also after the lease has ended; sent again with the
 // same response, it is answered as the first time. ErrStaleFence: it was not
-// recorded.
+// recorded, unless the error is Ambiguous: then a try before may have been, and
+// the record have ended since.
 func (c *Client) Complete(ctx context.Context, key string, fence uint64, response *Response) (*Record, error) {
 	encoded, err := response.encode()
 	if err != nil {

@@ -70,6 +70,7 @@ type politeFile struct {
 	gathered []byte // what is yet to be written
 	written  int64  // bytes that are
 	since    int    // bytes that came since it last gave way
+	failed   error  // of a write: some of what it took is in no file
 }
 
 const (
@@ -98,14 +99,15 @@ func (f *politeFile) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// flush writes what was gathered. After an error the file is of no use.
+// flush writes what was gathered. After an error it fails for ever: a sync that
+// is tried again must not succeed without what could not be written.
 func (f *politeFile) flush() error {
-	if len(f.gathered) == 0 {
-		return nil
+	if f.failed != nil || len(f.gathered) == 0 {
+		return f.failed
 	}
 	n, err := f.File.Write(f.gathered)
 	f.written += int64(n)
-	f.gathered = f.gathered[:0]
+	f.gathered, f.failed = f.gathered[:0], err
 	return err
 }
 

@@ -135,5 +135,9 @@ func TestAFileThatTakesNoMoreSaysSo(t *testing.T) {
 		if err := reach(f); !errors.Is(err, errNoRoom) || slices.Max(append(to.writes, 0)) > 0 {
 			t.Errorf("%s: %v", name, err)
 		}
+		to.room = 1 << 30 // too late
+		if err := f.Sync(); !errors.Is(err, errNoRoom) {
+			t.Errorf("a sync after a %s that failed: %v", name, err)
+		}
 	}
 }
