@@ -137,9 +137,6 @@ func benchmark(b *testing.B, bench func(*testing.B, *rig)) {
 				r.store = p
 			}
 			r.open()
-			if err := r.Warm(nil)(); err != nil { // as a node does
-				b.Fatal(err)
-			}
 			r.do(bindCommand())
 			b.ReportAllocs()
 			bench(b, r)

@@ -78,7 +78,7 @@ func withoutBody(r *Response) *Response {
 func (t *transaction) duplicateOf(c *Command) (string, error) {
 	for _, u := range c.Uniques {
 		t.other = appendUniqueKey(t.other[:0], c.Namespace, u)
-		value, err := present{t.batch, t.presence}.Get(t.other)
+		value, err := t.batch.Get(t.other)
 		if err != nil {
 			return "", err
 		}
@@ -100,7 +100,7 @@ func (t *transaction) duplicateOf(c *Command) (string, error) {
 // if the id is that of another resource.
 func (t *transaction) addResource(c *Command) (wrong string, err error) {
 	t.other = appendName(t.other[:0], tableResource, c.Namespace, c.ResourceId)
-	old, err := readResource(present{t.batch, t.presence}, t.other)
+	old, err := readResource(t.batch, t.other)
 	if err != nil {
 		return "", err
 	}
@@ -120,7 +120,6 @@ func (t *transaction) addResource(c *Command) (wrong string, err error) {
 	if err != nil {
 		return "", err
 	}
-	t.presence.add(t.other)
 	if err := t.batch.Set(t.other, t.value); err != nil {
 		return "", err
 	}
@@ -128,7 +127,6 @@ func (t *transaction) addResource(c *Command) (wrong string, err error) {
 	for _, u := range c.Uniques {
 		t.other = appendUniqueKey(t.other[:0], c.Namespace, u)
 		t.value = appendText(t.value[:0], t.other, c.ResourceId)
-		t.presence.add(t.other)
 		if err := t.batch.Set(t.other, t.value); err != nil {
 			return "", err
 		}

@@ -28,8 +28,7 @@ type Machine struct {
 	// first. A sweep begins there and not among the remains of all that earlier
 	// sweeps deleted, of the same millisecond too. What it points to is replaced,
 	// never changed.
-	sweptTo  atomic.Pointer[[]byte]
-	presence presence
+	sweptTo atomic.Pointer[[]byte]
 }
 
 // LogEntry is one entry of the raft log. Exactly one of Data (see EncodeEntry)
@@ -130,11 +129,10 @@ func (x *Meta) clone() *Meta {
 func (m *Machine) Apply(entries []LogEntry) (Applied, error) {
 	committed := m.meta.Load()
 	t := &transaction{
-		batch:    m.store.Batch(),
-		meta:     committed.clone(),
-		sweptTo:  m.sweptTo.Load(),
-		scratch:  &m.scratch,
-		presence: &m.presence,
+		batch:   m.store.Batch(),
+		meta:    committed.clone(),
+		sweptTo: m.sweptTo.Load(),
+		scratch: &m.scratch,
 	}
 	defer t.batch.Discard()
 	applied := Applied{Outcomes: make([][]*Outcome, len(entries))}
@@ -155,7 +153,6 @@ func (m *Machine) Apply(entries []LogEntry) (Applied, error) {
 		return Applied{}, fmt.Errorf("apply up to log entry %d: %w", t.meta.AppliedIndex, err)
 	}
 	m.meta.Store(t.meta)
-	m.presence.remove(t.gone)
 	m.sweptTo.Store(t.sweptTo)
 	applied.Changed = t.changed
 	return applied, nil
@@ -167,9 +164,6 @@ type transaction struct {
 	meta    *Meta
 	changed []Key
 	sweptTo *[]byte // see Machine.sweptTo
-	// gone has the hashes of the keys that were deleted.
-	gone     []uint64
-	presence *presence
 	*scratch
 }
 

@@ -3,14 +3,14 @@
 package fsm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -27,7 +27,10 @@ type PebbleOptions struct {
 	// MemTableBytes is how much is gathered in memory before it is written
 	// out. Up to four such tables may be waiting. Default 32 MiB.
 	MemTableBytes uint64
-	// ReadOnly opens an existing store for reading alone.
+	// GenerationKeys is how many keys are kept together by their age. Default 262,144.
+	GenerationKeys int
+	// ReadOnly opens an existing store for reading alone. Scans then check, too, that
+	// each key can be found by Get.
 	ReadOnly bool
 	// Log takes errors of the store's background work. Default: discarded.
 	Log *slog.Logger
@@ -36,14 +39,18 @@ type PebbleOptions struct {
 	// goroutine and with locks of the store held, so it must not call the
 	// store, and should only see to it that the process ends. nil: panic.
 	OnFatal func(error)
+
+	hash func(key []byte) uint64 // other than xxhash64, for tests of what collides
 }
 
 // Pebble is a Store on disk. Its write-ahead log is off: what was committed
 // after the last Sync may be lost in a crash, from its end backwards and in
 // whole batches.
 type Pebble struct {
-	db     *pebble.DB
-	halted *atomic.Bool
+	db       *pebble.DB
+	ages     generations
+	readOnly bool
+	halted   *atomic.Bool
 }
 
 var _ Store = (*Pebble)(nil)
@@ -54,26 +61,34 @@ func OpenPebble(dir string, o PebbleOptions) (*Pebble, error) {
 	if events.log == nil {
 		events.log = slog.New(slog.DiscardHandler)
 	}
-	type opened struct {
-		db  *pebble.DB
-		err error
-	}
-	done := make(chan opened, 1)
-	go func() {
-		db, err := pebble.Open(dir, o.pebble(events))
-		done <- opened{db, err}
-	}()
+	p := &Pebble{readOnly: o.ReadOnly, halted: &events.halted}
+	done := make(chan error, 1)
+	go func() { done <- p.open(dir, o, events) }()
 	select {
-	case o := <-done:
-		if o.err != nil {
-			return nil, storeError("open store "+dir, o.err)
+	case err := <-done:
+		if err != nil {
+			return nil, storeError("open store "+dir, err)
 		}
-		return &Pebble{db: o.db, halted: &events.halted}, nil
+		return p, nil
 	case err := <-events.stands:
 		// Open waits for a goroutine that stands still, as on a full disk, and
 		// so stands still as well: the process is to end.
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
+}
+
+func (p *Pebble) open(dir string, o PebbleOptions, events *pebbleEvents) (err error) {
+	if p.db, err = pebble.Open(dir, o.pebble(events)); err != nil {
+		return err
+	}
+	p.ages.limit, p.ages.hash = cmp.Or(o.GenerationKeys, defaultGenerationKeys), o.hash
+	if o.hash == nil {
+		p.ages.hash = xxhash.Sum64
+	}
+	if err := p.ages.load(p.db); err != nil {
+		return errors.Join(err, p.db.Close())
+	}
+	return nil
 }
 
 func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
@@ -105,7 +120,9 @@ func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
 		Logger:                      events,
 		EventListener:               events.listener(),
 	}
+	p.Experimental.SpanPolicyFunc = splitTables
 	for i := range p.Levels {
+		p.TargetFileSizes[i] = 16 << 20 // some for each generation
 		l := &p.Levels[i]
 		// One index block a table, half as large as with Pebble's 4 KiB, so that
 		// the cache can hold them all and a read is of the block that it is about.
@@ -120,6 +137,28 @@ func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
 
 // Get implements Store.
 func (p *Pebble) Get(key []byte) ([]byte, error) {
+	value, _, err := p.find(key)
+	return value, err
+}
+
+// find returns the value of key, nil if there is none, and the generation that it is
+// in, if it is in one.
+func (p *Pebble) find(key []byte) ([]byte, *generation, error) {
+	if !inGeneration(key) {
+		value, err := p.get(key)
+		return value, nil, err
+	}
+	var room [4]*generation
+	for _, g := range p.ages.where(room[:0], p.ages.hash(key)) {
+		if value, err := p.get(agedKey(nil, g.number, key)); value != nil || err != nil {
+			return value, g, err
+		}
+	}
+	return nil, nil, nil
+}
+
+// get returns a copy of what Pebble has under key.
+func (p *Pebble) get(key []byte) ([]byte, error) {
 	value, held, err := p.db.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil
@@ -134,67 +173,12 @@ func (p *Pebble) Get(key []byte) ([]byte, error) {
 	return value, nil
 }
 
-// Scan implements Store. A nil bound is no bound.
-func (p *Pebble) Scan(from, to []byte, visit func(key, value []byte) bool) (err error) {
-	if len(from) == 0 {
-		from = nil // Pebble expects a bound, once given, to have bytes
-	}
-	it, err := p.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
-	if err != nil {
-		return storeError("scan store", err)
-	}
-	// An iterator that met an error says so when it is closed.
-	defer func() {
-		if e := it.Close(); e != nil && err == nil {
-			err = storeError("scan store", e)
-		}
-	}()
-	for ok := it.First(); ok; ok = it.Next() {
-		value, err := it.ValueAndErr()
-		if err != nil {
-			return storeError("scan store", err)
-		}
-		if !visit(it.Key(), value) {
-			return nil
-		}
-	}
-	return nil
-}
-
 // storeError says what failed, and that what is stored is corrupt if Pebble does.
 func storeError(what string, err error) error {
 	if pebble.IsCorruptionError(err) {
 		return fmt.Errorf("%s: %w: %w", what, ErrCorrupt, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
-}
-
-// Batch implements Store.
-func (p *Pebble) Batch() Batch { return newOverlay(p, p.commit) }
-
-func (p *Pebble) commit(writes map[string][]byte) (err error) {
-	b := p.db.NewBatch()
-	defer func() {
-		if e := b.Close(); e != nil && err == nil {
-			err = fmt.Errorf("commit to store: %w", e)
-		}
-	}()
-	// In order, each key is found a place for from where the last one went.
-	for _, key := range slices.Sorted(maps.Keys(writes)) {
-		value := writes[key]
-		if value == nil {
-			err = b.Delete([]byte(key), nil)
-		} else {
-			err = b.Set([]byte(key), value, nil)
-		}
-		if err != nil {
-			return fmt.Errorf("commit to store: %w", err)
-		}
-	}
-	if err := b.Commit(pebble.NoSync); err != nil {
-		return fmt.Errorf("commit to store: %w", err)
-	}
-	return nil
 }
 
 // Sync implements Store: it writes out what is in memory. Pebble syncs each

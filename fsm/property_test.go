@@ -120,11 +120,6 @@ func (h *history) replay(t *rapid.T, tb testing.TB) *rig {
 	for next := 0; next < len(h.entries); {
 		if rapid.IntRange(0, 3).Draw(t, "reopen") == 0 {
 			r.open()
-			if rapid.Bool().Draw(t, "warm") {
-				if err := r.Warm(nil)(); err != nil {
-					t.Fatal(err)
-				}
-			}
 		}
 		from := next - rapid.IntRange(0, next).Draw(t, "again")
 		next = rapid.IntRange(next, len(h.entries)).Draw(t, "cut")

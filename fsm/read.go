@@ -26,7 +26,7 @@ func (t *transaction) read(c *Command) (*Outcome, error) {
 // nil: one that has ended by then is absent, one that has lapsed is unknown.
 func (m *Machine) Lookup(namespace, key string) (*Record, error) {
 	now := m.meta.Load().Time
-	rec, err := readRecord(present{m.store, &m.presence}, appendName(nil, tableRecord, namespace, key))
+	rec, err := readRecord(m.store, appendName(nil, tableRecord, namespace, key))
 	if err == nil {
 		rec = rec.asOf(now)
 		err = fillBody(m.store, namespace, rec)
@@ -39,7 +39,7 @@ func (m *Machine) Lookup(namespace, key string) (*Record, error) {
 
 // Resource returns a resource, or nil if there is none of that id.
 func (m *Machine) Resource(namespace, id string) (*Resource, error) {
-	resource, err := readResource(present{m.store, &m.presence}, appendName(nil, tableResource, namespace, id))
+	resource, err := readResource(m.store, appendName(nil, tableResource, namespace, id))
 	if err != nil {
 		return nil, fmt.Errorf("look up resource: %w", err)
 	}

@@ -3,8 +3,6 @@ package fsm
 import (
 	"bytes"
 	"slices"
-
-	"github.com/cespare/xxhash/v2"
 )
 
 // slot is the place of one record in a transaction. It remembers what is
@@ -25,7 +23,7 @@ type slot struct {
 func (t *transaction) slot(c *Command) (slot, error) {
 	t.record = appendName(t.record[:0], tableRecord, c.Namespace, c.Key)
 	s := slot{namespace: c.Namespace, key: c.Key}
-	rec, err := readRecord(present{t.batch, t.presence}, t.record)
+	rec, err := readRecord(t.batch, t.record)
 	if err != nil || rec == nil {
 		return s, err
 	}
@@ -43,9 +41,6 @@ func (t *transaction) save(s slot) error {
 		return err
 	}
 	t.value = value
-	if s.was == State_ABSENT {
-		t.presence.add(t.record)
-	}
 	if err := t.batch.Set(t.record, value); err != nil {
 		return err
 	}
@@ -54,9 +49,6 @@ func (t *transaction) save(s slot) error {
 
 // remove clears the place.
 func (t *transaction) remove(s slot) error {
-	if s.was != State_ABSENT {
-		t.gone = append(t.gone, xxhash.Sum64(t.record))
-	}
 	if err := t.batch.Delete(t.record); err != nil {
 		return err
 	}

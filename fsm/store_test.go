@@ -26,6 +26,12 @@ var stores = map[string]func(t *testing.T) Store{
 	"pebble writing out often": func(t *testing.T) Store {
 		return openPebble(t, t.TempDir(), PebbleOptions{MemTableBytes: 64 << 10})
 	},
+	"pebble with small generations": func(t *testing.T) Store {
+		return inTable{openPebble(t, t.TempDir(), PebbleOptions{MemTableBytes: 64 << 10, GenerationKeys: 3}), tableRecord}
+	},
+	"pebble with hashes that collide": func(t *testing.T) Store {
+		return inTable{openPebble(t, t.TempDir(), PebbleOptions{GenerationKeys: 3, hash: fewHashes}), tableRecord}
+	},
 }
 
 func openPebble(t *testing.T, dir string, o PebbleOptions) *Pebble {
@@ -257,7 +263,7 @@ func TestPebbleCrashLosesOnlyWholeBatchesFromTheEnd(t *testing.T) {
 	for seed := range uint64(20) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		disk := vfs.NewCrashableMem()
-		s := openPebble(t, "db", PebbleOptions{FS: disk, MemTableBytes: 64 << 10})
+		s := openPebble(t, "db", PebbleOptions{FS: disk, MemTableBytes: 64 << 10, GenerationKeys: 1 + rng.IntN(99)})
 		batches, synced := 20+rng.IntN(100), 0
 		for n := 1; n <= batches; n++ {
 			b := s.Batch()

@@ -2,8 +2,6 @@ package fsm
 
 import (
 	"crypto/sha256"
-
-	"github.com/cespare/xxhash/v2"
 )
 
 // doneTTL is how long the outcome of a command that removed a record is
@@ -105,7 +103,7 @@ func (t *transaction) outrun(c *Command) (bool, error) {
 	if c.SeenRemovals == 0 || c.SeenRemovals > t.meta.Removals {
 		return false, nil // it does not say, or has seen them all
 	}
-	d, err := readDone(present{t.batch, t.presence}, t.removalKey())
+	d, err := readDone(t.batch, t.removalKey())
 	if err != nil || d == nil {
 		return false, err
 	}
@@ -195,14 +193,14 @@ func (t *transaction) removeAndRemember(s slot, c *Command) (*Outcome, error) {
 // remember stores d under key for as long as such are kept, in place of what may
 // be there.
 func (t *transaction) remember(key []byte, d *Done) error {
-	old, err := readDone(present{t.batch, t.presence}, key)
+	old, err := readDone(t.batch, key)
 	if err != nil {
 		return err
 	}
-	if old == nil {
-		t.presence.add(key)
-	} else if err := t.undue(old.ExpiresAt, key); err != nil {
-		return err
+	if old != nil {
+		if err := t.undue(old.ExpiresAt, key); err != nil {
+			return err
+		}
 	}
 	d.ExpiresAt = t.meta.Time + doneTTL
 	if t.value, err = appendValue(t.value[:0], key, d); err != nil {
@@ -226,7 +224,6 @@ func (t *transaction) remembered(c *Command) (*Outcome, error) {
 }
 
 func (t *transaction) forgetDone(key []byte, d *Done) error {
-	t.gone = append(t.gone, xxhash.Sum64(key))
 	if err := t.batch.Delete(key); err != nil {
 		return err
 	}

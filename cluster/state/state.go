@@ -97,13 +97,10 @@ type store struct {
 	// synced is the machine's state as far as it is known to be on disk.
 	synced atomic.Pointer[fsm.Meta]
 	users  sync.WaitGroup
-	// leaving is closed when it is no longer to be used.
-	leaving chan struct{}
 }
 
 // leave waits until nobody uses the store any more.
 func (l *store) leave() {
-	close(l.leaving)
 	l.users.Wait()
 }
 
@@ -147,13 +144,7 @@ func (s *State) openStore(number uint64) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &store{number: number, data: data, machine: machine, leaving: make(chan struct{})}
-	warmed := machine.Warm(l.leaving)
-	l.users.Go(func() {
-		if err := warmed(); err != nil {
-			s.fail(fmt.Errorf("open store: %w", err))
-		}
-	})
+	l := &store{number: number, data: data, machine: machine}
 	l.synced.Store(machine.Meta()) // what was read at opening is on disk
 	return l, nil
 }

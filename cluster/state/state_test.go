@@ -77,7 +77,7 @@ func check(t *testing.T, err error) {
 
 func options(t *testing.T) Options {
 	return Options{
-		Disk:    Files(fsm.PebbleOptions{CacheBytes: 1 << 20}),
+		Disk:    Files(fsm.PebbleOptions{CacheBytes: 1 << 20, GenerationKeys: 3}),
 		OnFatal: func(err error) { t.Errorf("fatal: %v", err) },
 	}
 }

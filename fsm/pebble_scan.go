@@ -1,0 +1,157 @@
+//go:build !wasip1
+
+package fsm
+
+import (
+	"bytes"
+	"container/heap"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// Scan implements Store. A nil bound is no bound. It reads all generations side by
+// side, which takes some memory and time for each.
+func (p *Pebble) Scan(from, to []byte, visit func(key, value []byte) bool) (err error) {
+	aged := []byte{firstAged}
+	if to != nil && bytes.Compare(to, aged) <= 0 {
+		_, err := scanRange(p.db, from, to, visit)
+		return err
+	}
+	var snapshot *pebble.Snapshot
+	all := p.ages.snapshot(func() { snapshot = p.db.NewSnapshot() })
+	defer func() {
+		if e := snapshot.Close(); e != nil && err == nil {
+			err = storeError("scan store", e)
+		}
+	}()
+	if bytes.Compare(from, aged) < 0 {
+		if goOn, err := scanRange(snapshot, from, aged, visit); !goOn || err != nil {
+			return err
+		}
+		from = nil
+	}
+	return p.scanGenerations(snapshot, all, from, to, visit)
+}
+
+// scanRange visits what Pebble has in [from, to), and reports whether visit would
+// go on.
+func scanRange(r pebble.Reader, from, to []byte, visit func(key, value []byte) bool) (goOn bool, err error) {
+	if len(from) == 0 {
+		from = nil // Pebble expects a bound, once given, to have bytes
+	}
+	it, err := r.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
+	if err != nil {
+		return false, storeError("scan store", err)
+	}
+	// An iterator that met an error says so when it is closed.
+	defer func() {
+		if e := it.Close(); e != nil && err == nil {
+			err = storeError("scan store", e)
+		}
+	}()
+	for ok := it.First(); ok; ok = it.Next() {
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return false, storeError("scan store", err)
+		}
+		if !visit(it.Key(), value) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// scanGenerations visits the keys in [from, to) of all of these generations, in order.
+func (p *Pebble) scanGenerations(r pebble.Reader, all []*generation, from, to []byte, visit func(key, value []byte) bool) (err error) {
+	var next ages
+	defer func() {
+		for _, it := range next.opened {
+			if e := it.Close(); e != nil && err == nil {
+				err = storeError("scan store", e)
+			}
+		}
+	}()
+	for _, g := range all {
+		if err := next.open(r, g, from, to); err != nil {
+			return storeError("scan store", err)
+		}
+	}
+	for heap.Init(&next); len(next.waiting) > 0; next.step() {
+		first := next.waiting[0]
+		value, err := first.ValueAndErr()
+		if err != nil {
+			return storeError("scan store", err)
+		}
+		key := first.Key()[agedPrefix:]
+		if p.readOnly && !p.ages.has(ageOf(first.Key()), key) {
+			return corrupt(key, "the hashes of its generation do not have it")
+		}
+		if !visit(key, value) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// ages are generations in the order of their next keys: a heap.
+type ages struct {
+	waiting []*pebble.Iterator // each on a key
+	opened  []*pebble.Iterator
+}
+
+func (a *ages) open(r pebble.Reader, g *generation, from, to []byte) error {
+	o := new(pebble.IterOptions)
+	o.LowerBound, o.UpperBound = g.bounds()
+	if from != nil {
+		o.LowerBound = agedKey(nil, g.number, from)
+	}
+	if to != nil {
+		o.UpperBound = agedKey(nil, g.number, to)
+	}
+	it, err := r.NewIter(o)
+	if err != nil {
+		return err
+	}
+	a.opened = append(a.opened, it)
+	if it.First() {
+		a.waiting = append(a.waiting, it)
+	}
+	return it.Error()
+}
+
+// step moves on from the first key.
+func (a *ages) step() {
+	if a.waiting[0].Next() {
+		heap.Fix(a, 0)
+	} else {
+		heap.Pop(a)
+	}
+}
+
+// Len, Less, Swap, Push and Pop implement heap.Interface.
+func (a *ages) Len() int { return len(a.waiting) }
+
+func (a *ages) Less(i, j int) bool {
+	return bytes.Compare(a.waiting[i].Key()[agedPrefix:], a.waiting[j].Key()[agedPrefix:]) < 0
+}
+
+func (a *ages) Swap(i, j int) { a.waiting[i], a.waiting[j] = a.waiting[j], a.waiting[i] }
+
+func (a *ages) Push(it any) { a.waiting = append(a.waiting, it.(*pebble.Iterator)) }
+
+func (a *ages) Pop() any {
+	last := len(a.waiting) - 1
+	it := a.waiting[last]
+	a.waiting = a.waiting[:last]
+	return it
+}
+
+// has reports whether key would be looked for in a generation.
+func (s *generations) has(number uint32, key []byte) bool {
+	for _, g := range s.where(nil, s.hash(key)) {
+		if g.number == number {
+			return true
+		}
+	}
+	return false
+}
