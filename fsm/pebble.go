@@ -79,7 +79,7 @@ func OpenPebble(dir string, o PebbleOptions) (*Pebble, error) {
 
 func (p *Pebble) open(dir string, o PebbleOptions, events *pebbleEvents) (err error) {
 	if p.db, err = pebble.Open(dir, o.pebble(events)); err != nil {
-		return err
+		return firstOf(err)
 	}
 	p.ages.limit, p.ages.hash = cmp.Or(o.GenerationKeys, defaultGenerationKeys), o.hash
 	if o.hash == nil {
@@ -89,6 +89,17 @@ func (p *Pebble) open(dir string, o PebbleOptions, events *pebbleEvents) (err er
 		return errors.Join(err, p.db.Close())
 	}
 	return nil
+}
+
+// firstOf returns the first of the errors that Pebble joined, which is one for each
+// file that is not as it should be, and how many more there are.
+func firstOf(err error) error {
+	var joined interface{ Unwrap() []error }
+	if !errors.As(err, &joined) || len(joined.Unwrap()) < 2 {
+		return err
+	}
+	all := joined.Unwrap()
+	return fmt.Errorf("%w (and %d more)", all[0], len(all)-1)
 }
 
 func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
