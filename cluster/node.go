@@ -348,6 +348,16 @@ func (n *Node) Now() int64 {
 	return n.clock.now()
 }
 
+// latest is the later of this node's wall clock and cluster time, and false
+// while neither is to be relied on: until the leader has told this process the
+// time, there is only the wall clock, and one that is behind an entry already
+// applied is known to be wrong.
+func (n *Node) latest() (int64, bool) {
+	_, told := n.clock.skew()
+	wall, now := n.cfg.Clock().UnixMilli(), n.Now()
+	return max(wall, now), told || wall+n.cfg.MaxClockSkew.Milliseconds() >= now
+}
+
 // Drain makes the node not ready, ends the waits for keys in flight, and hands
 // leadership on, if it leads. The node goes on answering: what it no longer
 // leads, it forwards.

@@ -283,7 +283,8 @@ func (n *Node) Begin(ctx context.Context, c *fsm.Command, wait time.Duration) (*
 // answerLocally answers from this node's applied state: only a completed
 // record decides, because completed is terminal until it ends, and only while
 // it does not end within the clock skew that is allowed for, by the later of
-// this node's clock and cluster time. Otherwise it returns nil.
+// this node's clock and cluster time. Otherwise, and while neither of the two
+// is to be relied on, it returns nil.
 func (n *Node) answerLocally(c *fsm.Command) (*fsm.Outcome, error) {
 	rec, err := n.state.Lookup(c.Namespace, c.Key)
 	if err != nil {
@@ -292,8 +293,8 @@ func (n *Node) answerLocally(c *fsm.Command) (*fsm.Outcome, error) {
 	if rec == nil || rec.State != fsm.State_COMPLETED {
 		return nil, nil
 	}
-	now := max(n.cfg.Clock().UnixMilli(), n.Now())
-	if rec.ExpiresAt <= now+n.cfg.MaxClockSkew.Milliseconds() {
+	now, ok := n.latest()
+	if !ok || rec.ExpiresAt <= now+n.cfg.MaxClockSkew.Milliseconds() {
 		return nil, nil
 	}
 	n.met.localReplays.Inc()

@@ -110,6 +110,29 @@ func TestTimeGoesOnWhileOneClockIsAnHourBehindAndAnotherVoterIsAway(t *testing.T
 	}
 }
 
+// Else it would answer for a record that ended while the node was down, and
+// whose key has been claimed anew.
+func TestANodeAnswersNothingByAClockThatIsKnownToBeBehind(t *testing.T) {
+	c := startCluster(t, 3, func(cfg *Config) { cfg.RequestTimeout = time.Second })
+	claim := func() *fsm.Command { return claimOf("k", "", time.Minute, fsm.OnLapse_RETRY) }
+	granted := c.begin(0, claim(), 0, fsm.Code_GRANTED)
+	c.complete(0, "k", granted.Record.Fence, "x")
+	c.agree()
+	c.stop(1)
+	c.stop(2)
+	c.restart(0)
+	c.begin(0, claim(), 0, fsm.Code_REPLAY)
+	c.skews[0].Store(int64(-time.Hour))
+	c.restart(0)
+	if o, err := c.nodes[0].Begin(t.Context(), claim(), 0); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a claim at a node that has not been told the time: %v %v, want ErrUnavailable", o.GetCode(), err)
+	}
+	c.start(1)
+	c.start(2)
+	c.awaitReady()
+	c.begin(0, claim(), 0, fsm.Code_REPLAY)
+}
+
 func TestANewLeaderGrantsNothingBeforeItHasHeardAMajorityOfClocks(t *testing.T) {
 	c := startCluster(t, 3, func(cfg *Config) { cfg.RequestTimeout = 2 * time.Second })
 	at := c.follower()

@@ -186,14 +186,13 @@ func (w *world) judgeGrants(key string, calls []*call) {
 		if g.ended < next.end {
 			continue // its holder ended it, or tried to
 		}
-		if next.end < g.lease-early && w.timeMayStandStill(span{g.begin, next.end}) {
+		tooSoon, blocked := next.end < g.lease-early, g.block && next.end < g.lease+g.ttl-early
+		switch {
+		case (tooSoon || blocked && g.ttl < longTTL) && w.timeMayStandStill(span{g.begin, next.end}):
 			w.spared++
-			continue
-		}
-		if next.end < g.lease-early {
+		case tooSoon:
 			w.violate("%s was granted again before its lease ended at %.6f: %v; %v", key, g.lease.Seconds(), g.call, next.call)
-		}
-		if g.block && next.end < g.lease+g.ttl-early {
+		case blocked:
 			w.violate("%s was granted again, though a claim that lapses blocks it: %v; %v", key, g.call, next.call)
 		}
 	}
