@@ -17,7 +17,8 @@ import (
 // deleted ones for the end of its log, finds none of what it looks up there, and
 // refuses whatever the leader sends from then on.
 //
-// It also has raft hear candidates that its own configuration does not have yet.
+// It also has raft hear candidates that its own configuration does not have yet,
+// and the leader before its snapshots.
 type intake struct {
 	servers func() []raft.Server       // of raft's latest configuration, none if that is not known
 	settle  func(stop <-chan struct{}) // waits until the log is on disk
@@ -54,6 +55,9 @@ func (i *intake) run(from <-chan raft.RPC) {
 					go decline(rpc, sent) // which ends with the connection at the latest
 					continue
 				}
+				if !i.pass(heartbeat(sent)) {
+					return
+				}
 			case *raft.RequestPreVoteRequest:
 				heard := *sent // the sender's own, where both are in one process
 				heard.ID = i.standIn(sent.ID)
@@ -63,15 +67,35 @@ func (i *intake) run(from <-chan raft.RPC) {
 				heard.ID = i.standIn(sent.ID)
 				rpc.Command = &heard
 			}
-			i.settle(i.closed)
-			select {
-			case i.taken <- rpc:
-			case <-i.closed:
+			if !i.pass(rpc) {
 				return
 			}
 		case <-i.closed:
 			return
 		}
+	}
+}
+
+// pass passes rpc on, and reports false once that has ended.
+func (i *intake) pass(rpc raft.RPC) bool {
+	i.settle(i.closed)
+	select {
+	case i.taken <- rpc:
+		return true
+	case <-i.closed:
+		return false
+	}
+}
+
+// heartbeat is one of the leader that sent a snapshot, to be heard before it. A candidate has
+// to follow the leader of its term. hashicorp/raft v1.7.3, installSnapshot, notes who leads, and
+// goes on as a candidate; and a candidate never forgets a leader. Once that one is
+// lost, it refuses every pre-vote because it has a leader, and is refused for what
+// its log does not have: two of three are healthy, and nobody ever leads.
+func heartbeat(sent *raft.InstallSnapshotRequest) raft.RPC {
+	return raft.RPC{
+		Command:  &raft.AppendEntriesRequest{RPCHeader: sent.RPCHeader, Term: sent.Term, Leader: sent.Leader},
+		RespChan: make(chan raft.RPCResponse, 1), // which nobody waits for
 	}
 }
 

@@ -182,6 +182,28 @@ func TestASnapshotThatIsContainedIsNotInstalled(t *testing.T) {
 }
 
 // The follower's own entries behind the snapshot are of a leader that was lost.
+// Who was cut off and stands for election is sent a snapshot by the leader, which then
+// is lost: a candidate that took it for the leader for ever would refuse all others.
+func TestACandidateThatIsSentASnapshotForgetsTheLeaderInTime(t *testing.T) {
+	f := newFollower(t)
+	if !f.send(entries(t, 2, "a")) {
+		t.Fatal("an entry was not taken")
+	}
+	soon := f.raft.ReloadableConfig()
+	soon.HeartbeatTimeout, soon.ElectionTimeout = 500*time.Millisecond, 500*time.Millisecond // not below raft's lease
+	if err := f.raft.ReloadConfig(soon); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it to stand for election", func() bool { return f.raft.State() == raft.Candidate })
+	if !f.install(20, 2) {
+		t.Fatal("the snapshot was not taken")
+	}
+	eventually(t, "it to stand for election with no leader", func() bool {
+		leader, _ := f.raft.LeaderWithID()
+		return f.raft.State() == raft.Candidate && leader == ""
+	})
+}
+
 func TestAFollowerGoesOnBehindASnapshotThatItsLogWentBeyond(t *testing.T) {
 	f := newFollower(t)
 	if !f.send(entries(t, 2, "a", "b", "c", "d", "e")) {
