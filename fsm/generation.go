@@ -4,7 +4,6 @@ package fsm
 
 import (
 	"encoding/binary"
-	"fmt"
 	"slices"
 	"sync"
 
@@ -13,22 +12,26 @@ import (
 
 // Most keys come in no order, and what comes in no order an LSM store writes
 // again and again, the more of it the more it has. So keys are kept by age: a new
-// one goes into the current generation, behind all that is older, and stays in
-// the one that it began in. Of those only the current one grows, and is small
-// enough to be sorted in few steps; what is older is moved and not rewritten, and
-// disappears as a whole once all of it has been deleted.
+// one goes into the current generation, behind all that is older. Only that one
+// grows, and is small enough to be sorted in few steps; what is older goes down the
+// levels unchanged, and disappears as a whole once all of it has been deleted. What
+// is left of generations that have few keys joins the current one (see move).
 //
 // Which generation a key is in is known in memory alone, by its hash. To have that at
 // once after a start, the hashes of a generation are written down when the next
-// one begins.
+// one begins, and from then on how many of its keys are left.
 //
 // In Pebble's own keys:
 //
 //	below 'o'              a key that is in no generation: those are few, or in order
-//	'y' number             the hashes of a generation, sealed (see appendValue)
+//	'x' number             how many keys a generation has, in 4 bytes, sealed (see appendValue)
+//	'y' number             the hashes of all keys that it had when the next began, sealed
 //	'z' number key         a key of a generation
+//
+// The current generation, the last, has neither 'x' nor 'y'.
 const (
 	firstAged  = tableResource
+	tableCount = 'x'
 	tableSeal  = 'y'
 	tableAged  = 'z'
 	agedPrefix = 1 + 4 // table and number
@@ -46,35 +49,42 @@ type generations struct {
 	index hashIndex // tags are the low bytes of numbers
 	byTag [256][]*generation
 	// Ascending; the last is the current one.
-	all []*generation
+	all   []*generation
+	moves uint64 // how often keys were moved from one to another
 
 	// hash is of a logical key; written down, so never to be changed.
 	hash func(key []byte) uint64
-	// What follows is the writer's alone.
-	limit   int
-	current []uint64 // the hashes of all that was ever in the current generation
-	empty   []*generation
+	// What follows is the writer's alone, as is all of a generation but its number.
+	limit  int      // of the keys of one
+	spare  int      // see spareGenerations
+	sealed []uint64 // the hashes of all that was ever in the current generation
+	empty  []*generation
 }
 
 // generation is some keys of about one age.
 type generation struct {
 	number uint32
-	keys   int // how many of them the index has
+	keys   int    // how many it has
+	rest   []byte // where moving its keys goes on
 }
 
 func (g *generation) tag() uint8 { return uint8(g.number) }
+
+// current returns the generation that new keys go into.
+func (s *generations) current() *generation { return s.all[len(s.all)-1] }
 
 // begin appends a generation, which becomes the current one.
 func (s *generations) begin(number uint32) *generation {
 	g := &generation{number: number}
 	s.all = append(s.all, g)
 	s.byTag[g.tag()] = append(s.byTag[g.tag()], g)
-	s.current = s.current[:0]
+	s.sealed = s.sealed[:0]
 	return g
 }
 
-// where appends to found the generations that may have a key of hash h.
-func (s *generations) where(found []*generation, h uint64) []*generation {
+// where appends to found the generations that may have a key of hash h. While moves
+// stays as it is returned, no other can have got it.
+func (s *generations) where(found []*generation, h uint64) (_ []*generation, moves uint64) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var tags [4]uint8
@@ -85,7 +95,14 @@ func (s *generations) where(found []*generation, h uint64) []*generation {
 			}
 		}
 	}
-	return found
+	return found, s.moves
+}
+
+// movedSince tells whether keys were moved since where returned moves.
+func (s *generations) movedSince(moves uint64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.moves != moves
 }
 
 // snapshot calls take, and returns all the generations that may have keys in what it
@@ -97,38 +114,90 @@ func (s *generations) snapshot(take func()) []*generation {
 	return slices.Clone(s.all)
 }
 
-// come is called with the hashes of new keys of the current generation before
-// they are committed.
-func (s *generations) come(hashes []uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	g := s.all[len(s.all)-1]
-	for _, h := range hashes {
-		s.index.add(h, g.tag())
-	}
-	g.keys += len(hashes)
-	s.current = append(s.current, hashes...)
-}
-
 // agedHash is the hash of a key and the generation that it is in.
 type agedHash struct {
 	hash uint64
 	*generation
 }
 
-// went is called with keys that were deleted after that was committed.
-func (s *generations) went(gone []agedHash) {
-	if len(gone) == 0 {
-		return
+// changes are what a batch does to the generations: hashes of keys that come to the
+// current one and were nowhere, or in the one that is emptied; and of those that go
+// from another.
+type changes struct {
+	emptied     *generation // or nil
+	come, moved []uint64
+	gone        []agedHash // all that moved too
+}
+
+// commit runs write, which commits the batch of them. Before that the index has the
+// keys that come, and until after it those that go, so that it never leaves one out.
+// While keys move nobody may look: they are in two generations, or in none.
+func (s *generations) commit(c changes, write func() error) error {
+	if len(c.moved) > 0 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.moves++
+		s.add(c.come)
+		s.add(c.moved)
+		if err := write(); err != nil {
+			return err
+		}
+		s.remove(c.gone)
+		return nil
 	}
+	s.locked(func() { s.add(c.come) })
+	if err := write(); err != nil {
+		return err
+	}
+	if len(c.gone) > 0 {
+		s.locked(func() { s.remove(c.gone) })
+	}
+	return nil
+}
+
+func (s *generations) locked(do func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	do()
+}
+
+// add puts keys of the current generation into the index.
+func (s *generations) add(hashes []uint64) {
+	g := s.current()
+	for _, h := range hashes {
+		s.index.add(h, g.tag())
+	}
+	g.keys += len(hashes)
+	s.sealed = append(s.sealed, hashes...)
+}
+
+func (s *generations) remove(gone []agedHash) {
 	for _, k := range gone {
 		s.index.remove(k.hash, k.tag())
-		if k.keys--; k.keys == 0 && k.generation != s.all[len(s.all)-1] {
+		if k.keys--; k.keys == 0 && k.generation != s.current() {
 			s.empty = append(s.empty, k.generation)
 		}
 	}
+}
+
+// count adds to b how many keys generations have after that.
+func (s *generations) count(b *pebble.Batch, gone []agedHash) error {
+	left := map[*generation]int{}
+	for _, k := range gone {
+		if _, ok := left[k.generation]; !ok {
+			left[k.generation] = k.keys
+		}
+		left[k.generation]--
+	}
+	for g, keys := range left {
+		if g == s.current() {
+			continue
+		}
+		if err := b.Set(countKey(g.number), sealCount(g.number, keys), nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // turn begins the next generation if the current one is full, and drops
@@ -138,30 +207,39 @@ func (s *generations) turn(b *pebble.Batch) (forget func(), err error) {
 	dropped := s.empty
 	s.empty = nil
 	for _, g := range dropped {
-		from, to := g.bounds()
-		if err := b.DeleteRange(from, to, nil); err != nil {
-			return nil, err
-		}
-		if err := b.Delete(sealKey(g.number), nil); err != nil {
+		if err := g.drop(b); err != nil {
 			return nil, err
 		}
 	}
-	if len(s.current) >= s.limit {
-		g := s.all[len(s.all)-1]
-		if err := b.Set(sealKey(g.number), sealHashes(g.number, s.current), nil); err != nil {
+	if len(s.sealed) >= s.limit {
+		g := s.current()
+		if err := b.Set(sealKey(g.number), sealHashes(g.number, s.sealed), nil); err != nil {
 			return nil, err
 		}
-		s.mu.Lock()
-		s.begin(g.number + 1)
+		if err := b.Set(countKey(g.number), sealCount(g.number, g.keys), nil); err != nil {
+			return nil, err
+		}
+		s.locked(func() { s.begin(g.number + 1) })
 		if g.keys == 0 {
 			s.empty = append(s.empty, g)
 		}
-		s.mu.Unlock()
 	}
-	return func() { s.drop(dropped) }, nil
+	return func() { s.forget(dropped) }, nil
 }
 
-func (s *generations) drop(dropped []*generation) {
+// drop adds to b that there is nothing left of the generation.
+func (g *generation) drop(b *pebble.Batch) error {
+	from, to := g.bounds()
+	if err := b.DeleteRange(from, to, nil); err != nil {
+		return err
+	}
+	if err := b.Delete(sealKey(g.number), nil); err != nil {
+		return err
+	}
+	return b.Delete(countKey(g.number), nil)
+}
+
+func (s *generations) forget(dropped []*generation) {
 	if len(dropped) == 0 {
 		return
 	}
@@ -184,6 +262,16 @@ func sealKey(number uint32) []byte {
 	return binary.BigEndian.AppendUint32([]byte{tableSeal}, number)
 }
 
+func countKey(number uint32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{tableCount}, number)
+}
+
+func sealCount(number uint32, keys int) []byte {
+	value := binary.BigEndian.AppendUint32(make([]byte, headerSize), uint32(keys))
+	seal(value, countKey(number))
+	return value
+}
+
 func sealHashes(number uint32, hashes []uint64) []byte {
 	value := make([]byte, headerSize, headerSize+8*len(hashes))
 	for _, h := range hashes {
@@ -198,88 +286,6 @@ func (g *generation) bounds() (from, to []byte) {
 	return agedKey(nil, g.number, nil), agedKey(nil, g.number+1, nil)
 }
 
-// load makes the generations of what is stored.
-func (s *generations) load(db *pebble.DB) (err error) {
-	// Hashes do not compress, and all that there is in a store that opens is in its files.
-	size, err := db.EstimateDiskUsage([]byte{tableSeal}, []byte{tableAged})
-	if err != nil {
-		return err
-	}
-	s.index.reserve(int(size / 8))
-	seals, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{firstAged}, UpperBound: []byte{tableAged}})
-	if err != nil {
-		return err
-	}
-	defer closeAfter(seals, &err)
-	keys, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{tableAged}})
-	if err != nil {
-		return err
-	}
-	defer closeAfter(keys, &err)
-	next := uint32(1)
-	for ok := seals.First(); ok; ok = seals.Next() {
-		if len(seals.Key()) != agedPrefix || seals.Key()[0] != tableSeal {
-			return fmt.Errorf("it was written by another version: there is a key in table %q", seals.Key()[:1])
-		}
-		number := binary.BigEndian.Uint32(seals.Key()[1:])
-		value, err := seals.ValueAndErr()
-		if err != nil {
-			return err
-		}
-		if err := s.loadSealed(number, keys, next, seals.Key(), value); err != nil {
-			return err
-		}
-		next = number + 1
-	}
-	return s.loadCurrent(next, keys)
-}
-
-// loadSealed begins a generation with what was written down of it. keys are those of all generations; none
-// may be of one between next and number.
-func (s *generations) loadSealed(number uint32, keys *pebble.Iterator, next uint32, key, value []byte) error {
-	hashes, err := openPayload(key, value)
-	if err != nil {
-		return err
-	}
-	if len(hashes)%8 != 0 {
-		return corrupt(key, "it has part of a hash")
-	}
-	g := s.begin(number)
-	if !keys.SeekGE(agedKey(nil, next, nil)) || ageOf(keys.Key()) > number {
-		s.empty = append(s.empty, g) // all of it has been deleted since
-		return keys.Error()
-	}
-	if ageOf(keys.Key()) < number {
-		return corrupt(keys.Key(), "the hashes of its generation are missing")
-	}
-	for ; len(hashes) > 0; hashes = hashes[8:] {
-		s.index.add(binary.BigEndian.Uint64(hashes), g.tag())
-		g.keys++
-	}
-	return nil
-}
-
-// loadCurrent begins the current generation with the keys that it has.
-func (s *generations) loadCurrent(number uint32, keys *pebble.Iterator) error {
-	s.begin(number)
-	var hashes []uint64
-	for ok := keys.SeekGE(agedKey(nil, number, nil)); ok; ok = keys.Next() {
-		if ageOf(keys.Key()) != number {
-			return corrupt(keys.Key(), "the hashes of the generation before are missing")
-		}
-		hashes = append(hashes, s.hash(keys.Key()[agedPrefix:]))
-	}
-	s.come(hashes)
-	return keys.Error()
-}
-
-// ageOf is the number of the generation of a key, of which Pebble has none that is
-// shorter than its prefix.
+// ageOf is the number of the generation of one of Pebble's own keys, of which none
+// is shorter than its prefix.
 func ageOf(key []byte) uint32 { return binary.BigEndian.Uint32(key[1:]) }
-
-// closeAfter closes it; an iterator that met an error says so then.
-func closeAfter(it *pebble.Iterator, err *error) {
-	if e := it.Close(); e != nil && *err == nil {
-		*err = e
-	}
-}

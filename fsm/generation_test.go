@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -64,7 +65,9 @@ func TestWhatIsInGenerationsOutlivesReopening(t *testing.T) {
 			rng := rand.New(rand.NewPCG(3, 4))
 			disk, model := vfs.NewMem(), map[string]string{}
 			for range 25 {
-				s, err := OpenPebble("db", PebbleOptions{FS: disk, GenerationKeys: 1 + rng.IntN(12), MemTableBytes: 64 << 10, hash: hash})
+				s, err := OpenPebble("db", PebbleOptions{
+					FS: disk, GenerationKeys: 1 + rng.IntN(12), spareGenerations: 1 + rng.IntN(3), MemTableBytes: 64 << 10, hash: hash,
+				})
 				check(t, err)
 				wantScan(t, s, "", "z", pairs(model)...)
 				for range rng.IntN(15) {
@@ -83,10 +86,26 @@ func TestWhatIsInGenerationsOutlivesReopening(t *testing.T) {
 				check(t, s.Close())
 				s, err = OpenPebble("db", PebbleOptions{FS: disk, ReadOnly: true, hash: hash})
 				check(t, err)
-				wantScan(t, s, "", "z", pairs(model)...) // which checks the hashes
+				wantAll(t, s, model) // which checks hashes and counts
 				check(t, s.Close())
 			}
 		})
+	}
+}
+
+// wantAll scans s from end to end.
+func wantAll(t *testing.T, s Store, model map[string]string) {
+	t.Helper()
+	n := 0
+	check(t, s.Scan(nil, nil, func(key, value []byte) bool {
+		if want, ok := model[string(key)]; !ok || want != string(value) {
+			t.Errorf("%s is %q, want %q, %v", key, value, want, ok)
+		}
+		n++
+		return true
+	}))
+	if n != len(model) {
+		t.Errorf("%d keys, want %d", n, len(model))
 	}
 }
 
@@ -167,13 +186,59 @@ func TestGenerationsEndWithTheirLastKey(t *testing.T) {
 	if got := len(p.ages.all); got != 1 {
 		t.Errorf("%d generations are left, want the current one", got)
 	}
-	if left := append(under(t, p, tableAged), under(t, p, tableSeal)...); len(left) > 0 {
+	if left := slices.Concat(under(t, p, tableAged), under(t, p, tableSeal), under(t, p, tableCount)); len(left) > 0 {
 		t.Errorf("%q are left over", left)
 	}
 	for i := range p.ages.index.shards {
 		if p.ages.index.shards[i].used > 0 {
 			t.Fatal("hashes are left over")
 		}
+	}
+}
+
+// TestKeysThatStayLeaveGenerationsThatHaveFew has one key in ten stay, so that all
+// generations would.
+func TestKeysThatStayLeaveGenerationsThatHaveFew(t *testing.T) {
+	const together, spare = 10, 3
+	disk, model := vfs.NewMem(), map[string]string{}
+	open := func(readOnly bool) *Pebble {
+		p, err := OpenPebble("db", PebbleOptions{FS: disk, GenerationKeys: together, spareGenerations: spare, ReadOnly: readOnly})
+		check(t, err)
+		return p
+	}
+	p := open(false)
+	set := func(b Batch, key, value string) {
+		check(t, b.Set([]byte(key), []byte(value)))
+		model[key] = value
+	}
+	for i := range 1000 {
+		b := p.Batch()
+		set(b, fmt.Sprintf("r%03d", i), fmt.Sprint("v", i))
+		if gone := i - 25; gone >= 0 && gone%10 != 0 {
+			check(t, b.Delete(fmt.Appendf(nil, "r%03d", gone)))
+			delete(model, fmt.Sprintf("r%03d", gone))
+		}
+		set(b, "r000", fmt.Sprint("again", i)) // wherever it is
+		check(t, b.Commit())
+		if i%100 == 99 {
+			check(t, p.Sync())
+			check(t, p.Close())
+			r := open(true)
+			wantAll(t, r, model)
+			check(t, r.Close())
+			p = open(false)
+		}
+		// One may have just begun, and one be about to be dropped.
+		if got, most := len(p.ages.all), spare+2*len(model)/together+2; got > most {
+			t.Fatalf("after %d keys, of which %d stayed, there are %d generations, want at most %d", i, len(model), got, most)
+		}
+	}
+	defer func() { check(t, p.Close()) }()
+	if seals, counts := len(under(t, p, tableSeal)), len(under(t, p, tableCount)); seals != len(p.ages.all)-1 || counts != seals {
+		t.Errorf("%d generations have %d seals and %d counts", len(p.ages.all), seals, counts)
+	}
+	if got := len(under(t, p, tableAged)); got != len(model) {
+		t.Errorf("%d keys are stored, want %d", got, len(model))
 	}
 }
 
@@ -206,10 +271,35 @@ func TestDamageToWhatIsWrittenOfGenerations(t *testing.T) {
 			check(t, db.Set(second, value, pebble.NoSync))
 		}, "part of a hash"},
 		{"it is lost", func(t *testing.T, db *pebble.DB, _ []byte) { check(t, db.Delete(second, pebble.NoSync)) }, "hashes of its generation are missing"},
-		{"the last is lost", func(t *testing.T, db *pebble.DB, _ []byte) { check(t, db.Delete(sealKey(3), pebble.NoSync)) }, "hashes of the generation before are missing"},
+		{"the last is lost", func(t *testing.T, db *pebble.DB, _ []byte) { check(t, db.Delete(sealKey(3), pebble.NoSync)) }, "hashes of a generation that is counted are missing"},
+		{"the last is lost with its count", func(t *testing.T, db *pebble.DB, _ []byte) {
+			check(t, db.Delete(sealKey(3), pebble.NoSync))
+			check(t, db.Delete(countKey(3), pebble.NoSync))
+		}, "hashes of the generation before are missing"},
+		{"the count is lost", func(t *testing.T, db *pebble.DB, _ []byte) { check(t, db.Delete(countKey(2), pebble.NoSync)) }, "count of its generation is missing"},
+		{"a bit of the count flips", func(t *testing.T, db *pebble.DB, _ []byte) {
+			value := sealCount(2, 5)
+			value[rand.IntN(len(value))] ^= 1 << rand.IntN(8)
+			check(t, db.Set(countKey(2), value, pebble.NoSync))
+		}, "digest differs"},
+		{"part of a count", func(t *testing.T, db *pebble.DB, _ []byte) {
+			value := sealCount(2, 5)
+			value = value[:len(value)-1]
+			seal(value, countKey(2))
+			check(t, db.Set(countKey(2), value, pebble.NoSync))
+		}, "too long or too short"},
+		{"the count is none", func(t *testing.T, db *pebble.DB, _ []byte) {
+			check(t, db.Set(countKey(2), sealCount(2, 0), pebble.NoSync))
+		}, "not how many keys"},
+		{"the count is above that of the hashes", func(t *testing.T, db *pebble.DB, _ []byte) {
+			check(t, db.Set(countKey(2), sealCount(2, 6), pebble.NoSync))
+		}, "not how many keys"},
+		{"the count is below that of the keys", func(t *testing.T, db *pebble.DB, _ []byte) {
+			check(t, db.Set(countKey(2), sealCount(2, 4), pebble.NoSync))
+		}, "has 5 keys, not 4"},
 		{"a key of another version", func(t *testing.T, db *pebble.DB, _ []byte) { check(t, db.Set([]byte("rns\x00k"), nil, pebble.NoSync)) }, "another version"},
-		{"a key is left out", func(t *testing.T, db *pebble.DB, value []byte) {
-			value = value[:len(value)-8]
+		{"another hash", func(t *testing.T, db *pebble.DB, value []byte) {
+			clear(value[len(value)-8:])
 			seal(value, second)
 			check(t, db.Set(second, value, pebble.NoSync))
 		}, "do not have it"},
@@ -238,9 +328,10 @@ func TestDamageToWhatIsWrittenOfGenerations(t *testing.T) {
 }
 
 // TestReadersBesideGenerationsThatComeAndGo has keys of which each is always there read beside
-// others that are made and deleted, so that generations begin and end.
+// others that are made and deleted, so that generations begin and end. Some stay
+// for long, so that keys move.
 func TestReadersBesideGenerationsThatComeAndGo(t *testing.T) {
-	p := openPebble(t, t.TempDir(), PebbleOptions{GenerationKeys: 4, MemTableBytes: 64 << 10})
+	p := openPebble(t, t.TempDir(), PebbleOptions{GenerationKeys: 4, MemTableBytes: 64 << 10, spareGenerations: 2})
 	steady := map[string]string{}
 	for i := range 10 {
 		steady[fmt.Sprint("rs", i)] = "v"
@@ -259,22 +350,89 @@ func TestReadersBesideGenerationsThatComeAndGo(t *testing.T) {
 				default:
 				}
 				wantValue(t, p, fmt.Sprint("rs", n%10), []byte("v"))
+				if n%10 > 0 {
+					continue
+				}
 				if got := scan(t, p, "rs", "rt"); len(got) != len(steady) {
 					t.Errorf("a scan sees %q", got)
 				}
 			}
 		})
 	}
-	for i := range 2000 {
+	const short, long = 7, 200
+	for i := range 5000 {
 		b := p.Batch()
-		check(t, b.Delete(fmt.Append(nil, "rm", i-7)))
 		check(t, b.Set(fmt.Append(nil, "rm", i), []byte("v")))
+		if (i-short)%8 != 0 {
+			check(t, b.Delete(fmt.Append(nil, "rm", i-short)))
+		}
+		if (i-long)%8 == 0 {
+			check(t, b.Delete(fmt.Append(nil, "rm", i-long)))
+		}
 		check(t, b.Commit())
 	}
 	close(stop)
 	readers.Wait()
-	if got := len(p.ages.all); got > 20 {
-		t.Errorf("%d generations for %d keys", got, 20+7)
+	const live = 20 + short + long/8
+	if got := len(p.ages.all); got > 2+2*live/4+2 {
+		t.Errorf("%d generations for %d keys", got, live)
+	}
+	if p.ages.moves < 100 {
+		t.Errorf("keys moved %d times", p.ages.moves)
+	}
+}
+
+// TestAKeyThatMovesAllTheTimeIsAlwaysFound moves a key with each batch, so that it often has
+// left the place that it is said to be in when it is looked for there.
+func TestAKeyThatMovesAllTheTimeIsAlwaysFound(t *testing.T) {
+	p, err := OpenPebble("db", PebbleOptions{FS: vfs.NewMem(), GenerationKeys: 1, spareGenerations: -10})
+	check(t, err)
+	defer func() { check(t, p.Close()) }()
+	fill(t, p, "rs", "v")
+	const moves = 5_000
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for p.ages.movesSoFar() < moves && !t.Failed() {
+				wantValue(t, p, "rs", []byte("v"))
+			}
+		})
+	}
+	for i := 0; p.ages.movesSoFar() < moves && !t.Failed(); i++ {
+		b := p.Batch()
+		check(t, b.Set(fmt.Append(nil, "rx", i), []byte("v")))
+		check(t, b.Delete(fmt.Append(nil, "rx", i-1)))
+		check(t, b.Commit())
+		if i%100 == 0 {
+			check(t, p.Sync()) // else what was dropped makes reading slow
+		}
+	}
+	readers.Wait()
+}
+
+func (s *generations) movesSoFar() uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.moves
+}
+
+// A key that moves has one place at a time, for those who look for it.
+func TestNobodyLooksWhileKeysMove(t *testing.T) {
+	p := openPebble(t, t.TempDir(), PebbleOptions{})
+	for _, test := range []struct {
+		changes
+		locked bool
+	}{{changes{come: []uint64{1}}, false}, {changes{moved: []uint64{1}}, true}} {
+		check(t, p.ages.commit(test.changes, func() error {
+			free := p.ages.mu.TryRLock()
+			if free {
+				p.ages.mu.RUnlock()
+			}
+			if free == test.locked {
+				t.Errorf("while %+v is committed, others may look: %v", test.changes, free)
+			}
+			return nil
+		}))
 	}
 }
 

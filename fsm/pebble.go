@@ -30,7 +30,7 @@ type PebbleOptions struct {
 	// GenerationKeys is how many keys are kept together by their age. Default 262,144.
 	GenerationKeys int
 	// ReadOnly opens an existing store for reading alone. Scans then check, too, that
-	// each key can be found by Get.
+	// each key can be found by Get, and a scan of all how many there are.
 	ReadOnly bool
 	// Log takes errors of the store's background work. Default: discarded.
 	Log *slog.Logger
@@ -40,7 +40,10 @@ type PebbleOptions struct {
 	// store, and should only see to it that the process ends. nil: panic.
 	OnFatal func(error)
 
-	hash func(key []byte) uint64 // other than xxhash64, for tests of what collides
+	// For tests: a hash other than xxhash64, of which more collide; and how many
+	// generations there may be before keys move, if not spareGenerations.
+	hash             func(key []byte) uint64
+	spareGenerations int
 }
 
 // Pebble is a Store on disk. Its write-ahead log is off: what was committed
@@ -82,6 +85,7 @@ func (p *Pebble) open(dir string, o PebbleOptions, events *pebbleEvents) (err er
 		return firstOf(err)
 	}
 	p.ages.limit, p.ages.hash = cmp.Or(o.GenerationKeys, defaultGenerationKeys), o.hash
+	p.ages.spare = cmp.Or(o.spareGenerations, spareGenerations)
 	if o.hash == nil {
 		p.ages.hash = xxhash.Sum64
 	}
@@ -159,13 +163,20 @@ func (p *Pebble) find(key []byte) ([]byte, *generation, error) {
 		value, err := p.get(key)
 		return value, nil, err
 	}
-	var room [4]*generation
-	for _, g := range p.ages.where(room[:0], p.ages.hash(key)) {
-		if value, err := p.get(agedKey(nil, g.number, key)); value != nil || err != nil {
-			return value, g, err
+	h := p.ages.hash(key)
+	for {
+		var room [4]*generation
+		found, moves := p.ages.where(room[:0], h)
+		for _, g := range found {
+			if value, err := p.get(agedKey(nil, g.number, key)); value != nil || err != nil {
+				return value, g, err
+			}
+		}
+		// Between the two looks it may have been moved.
+		if len(found) == 0 || !p.ages.movedSince(moves) {
+			return nil, nil, nil
 		}
 	}
-	return nil, nil, nil
 }
 
 // get returns a copy of what Pebble has under key.

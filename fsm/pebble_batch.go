@@ -59,43 +59,56 @@ func (w *writing) write(b *pebble.Batch, writes map[string][]byte) error {
 	if err != nil {
 		return err
 	}
-	var (
-		now  = w.ages.all[len(w.ages.all)-1]
-		come []uint64
-		gone []agedHash
-	)
-	// In order, each key is found a place for from where the last one went.
-	for _, key := range slices.Sorted(maps.Keys(writes)) {
-		value := writes[key]
-		if !inGeneration([]byte(key)) {
-			if err := writeTo(b, nil, key, value); err != nil {
-				return err
-			}
-			continue
-		}
-		g, err := w.place(key)
-		switch {
-		case err != nil:
-			return err
-		case value == nil && g == nil:
-			continue
-		case value == nil:
-			gone = append(gone, agedHash{w.ages.hash([]byte(key)), g})
-		case g == nil:
-			g = now
-			come = append(come, w.ages.hash([]byte(key)))
-		}
-		if err := writeTo(b, g, key, value); err != nil {
-			return err
-		}
-	}
-	w.ages.come(come)
-	if err := b.Commit(pebble.NoSync); err != nil {
+	c := changes{emptied: w.ages.sparsest()}
+	if err := w.writeAll(b, writes, &c); err != nil {
 		return err
 	}
-	w.ages.went(gone)
+	if err := w.move(b, writes, &c); err != nil {
+		return err
+	}
+	if err := w.ages.count(b, c.gone); err != nil {
+		return err
+	}
+	if err := w.ages.commit(c, func() error { return b.Commit(pebble.NoSync) }); err != nil {
+		return err
+	}
 	forget()
 	return nil
+}
+
+func (w *writing) writeAll(b *pebble.Batch, writes map[string][]byte, c *changes) error {
+	// In order, each key is found a place for from where the last one went.
+	for _, key := range slices.Sorted(maps.Keys(writes)) {
+		var err error
+		if inGeneration([]byte(key)) {
+			err = w.writeAged(b, key, writes[key], c)
+		} else {
+			err = writeTo(b, nil, key, writes[key])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeAged adds a write of a key that is in a generation, or comes to the current one.
+func (w *writing) writeAged(b *pebble.Batch, key string, value []byte, c *changes) error {
+	g, err := w.place(key)
+	switch {
+	case err != nil:
+		return err
+	case g == nil && value == nil:
+		return nil
+	case g == nil:
+		g = w.ages.current()
+		c.come = append(c.come, w.ages.hash([]byte(key)))
+	case value == nil:
+		c.gone = append(c.gone, agedHash{w.ages.hash([]byte(key)), g})
+	case g == c.emptied:
+		return w.rejoin(b, key, value, c)
+	}
+	return writeTo(b, g, key, value)
 }
 
 // writeTo adds to b that key, of generation g or of none, has the value or, if that

@@ -5,6 +5,7 @@ package fsm
 import (
 	"bytes"
 	"container/heap"
+	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -76,6 +77,7 @@ func (p *Pebble) scanGenerations(r pebble.Reader, all []*generation, from, to []
 			return storeError("scan store", err)
 		}
 	}
+	counted := map[uint32]int{}
 	for heap.Init(&next); len(next.waiting) > 0; next.step() {
 		first := next.waiting[0]
 		value, err := first.ValueAndErr()
@@ -83,11 +85,27 @@ func (p *Pebble) scanGenerations(r pebble.Reader, all []*generation, from, to []
 			return storeError("scan store", err)
 		}
 		key := first.Key()[agedPrefix:]
-		if p.readOnly && !p.ages.has(ageOf(first.Key()), key) {
-			return corrupt(key, "the hashes of its generation do not have it")
+		if p.readOnly {
+			if !p.ages.has(ageOf(first.Key()), key) {
+				return corrupt(key, "the hashes of its generation do not have it")
+			}
+			counted[ageOf(first.Key())]++
 		}
 		if !visit(key, value) {
 			return nil
+		}
+	}
+	if p.readOnly && from == nil && to == nil {
+		return checkCounts(all, counted)
+	}
+	return nil
+}
+
+// checkCounts holds what is written down of generations against the keys that they have.
+func checkCounts(all []*generation, counted map[uint32]int) error {
+	for _, g := range all {
+		if g.keys != counted[g.number] {
+			return corrupt(countKey(g.number), fmt.Sprintf("its generation has %d keys, not %d", counted[g.number], g.keys))
 		}
 	}
 	return nil
@@ -148,7 +166,8 @@ func (a *ages) Pop() any {
 
 // has reports whether key would be looked for in a generation.
 func (s *generations) has(number uint32, key []byte) bool {
-	for _, g := range s.where(nil, s.hash(key)) {
+	found, _ := s.where(nil, s.hash(key))
+	for _, g := range found {
 		if g.number == number {
 			return true
 		}
