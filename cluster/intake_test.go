@@ -181,7 +181,6 @@ func TestASnapshotThatIsContainedIsNotInstalled(t *testing.T) {
 	f.ends(4)
 }
 
-// The follower's own entries behind the snapshot are of a leader that was lost.
 // Who was cut off and stands for election is sent a snapshot by the leader, which then
 // is lost: a candidate that took it for the leader for ever would refuse all others.
 func TestACandidateThatIsSentASnapshotForgetsTheLeaderInTime(t *testing.T) {
@@ -204,6 +203,7 @@ func TestACandidateThatIsSentASnapshotForgetsTheLeaderInTime(t *testing.T) {
 	})
 }
 
+// The follower's own entries behind the snapshot are of a leader that was lost.
 func TestAFollowerGoesOnBehindASnapshotThatItsLogWentBeyond(t *testing.T) {
 	f := newFollower(t)
 	if !f.send(entries(t, 2, "a", "b", "c", "d", "e")) {

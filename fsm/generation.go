@@ -36,8 +36,10 @@ const (
 	tableAged  = 'z'
 	agedPrefix = 1 + 4 // table and number
 
-	// As many keys as two or three memtables hold, of usual responses.
-	defaultGenerationKeys = 1 << 18
+	// As many keys as two or three memtables hold, of usual responses, and as many bytes
+	// of large ones.
+	defaultGenerationKeys  = 1 << 18
+	defaultGenerationBytes = 256 << 20
 )
 
 func inGeneration(key []byte) bool { return len(key) > 0 && key[0] >= firstAged }
@@ -55,16 +57,19 @@ type generations struct {
 	// hash is of a logical key; written down, so never to be changed.
 	hash func(key []byte) uint64
 	// What follows is the writer's alone, as is all of a generation but its number.
-	limit  int      // of the keys of one
-	spare  int      // see spareGenerations
-	sealed []uint64 // the hashes of all that was ever in the current generation
-	empty  []*generation
+	mostKeys, mostBytes, spare int // see PebbleOptions
+	// Of the current generation: the hashes of all that was ever in it, and about the
+	// bytes that were written to it.
+	hashes []uint64
+	bytes  int
+	empty  []*generation // that are yet to be dropped
 }
 
 // generation is some keys of about one age.
 type generation struct {
 	number uint32
 	keys   int    // how many it has
+	had    int    // how many hashes were written down of it
 	rest   []byte // where moving its keys goes on
 }
 
@@ -78,7 +83,7 @@ func (s *generations) begin(number uint32) *generation {
 	g := &generation{number: number}
 	s.all = append(s.all, g)
 	s.byTag[g.tag()] = append(s.byTag[g.tag()], g)
-	s.sealed = s.sealed[:0]
+	s.hashes, s.bytes = s.hashes[:0], 0
 	return g
 }
 
@@ -127,6 +132,7 @@ type changes struct {
 	emptied     *generation // or nil
 	come, moved []uint64
 	gone        []agedHash // all that moved too
+	bytes       int        // that are written to the current generation
 }
 
 // commit runs write, which commits the batch of them. Before that the index has the
@@ -168,7 +174,7 @@ func (s *generations) add(hashes []uint64) {
 		s.index.add(h, g.tag())
 	}
 	g.keys += len(hashes)
-	s.sealed = append(s.sealed, hashes...)
+	s.hashes = append(s.hashes, hashes...)
 }
 
 func (s *generations) remove(gone []agedHash) {
@@ -204,27 +210,44 @@ func (s *generations) count(b *pebble.Batch, gone []agedHash) error {
 // those that are empty; b, which the caller commits next, gets what has to be written.
 // forget is to be called after that.
 func (s *generations) turn(b *pebble.Batch) (forget func(), err error) {
-	dropped := s.empty
-	s.empty = nil
+	if full := len(s.hashes) >= s.mostKeys || s.bytes >= s.mostBytes; full && len(s.hashes) > 0 {
+		if err := s.seal(b); err != nil {
+			return nil, err
+		}
+	}
+	// The one before the current stays, also without keys: it is what tells the number
+	// of the current one.
+	var dropped []*generation
+	s.empty = slices.DeleteFunc(s.empty, func(g *generation) bool {
+		old := g.number+1 < s.current().number
+		if old {
+			dropped = append(dropped, g)
+		}
+		return old
+	})
 	for _, g := range dropped {
 		if err := g.drop(b); err != nil {
 			return nil, err
 		}
 	}
-	if len(s.sealed) >= s.limit {
-		g := s.current()
-		if err := b.Set(sealKey(g.number), sealHashes(g.number, s.sealed), nil); err != nil {
-			return nil, err
-		}
-		if err := b.Set(countKey(g.number), sealCount(g.number, g.keys), nil); err != nil {
-			return nil, err
-		}
-		s.locked(func() { s.begin(g.number + 1) })
-		if g.keys == 0 {
-			s.empty = append(s.empty, g)
-		}
-	}
 	return func() { s.forget(dropped) }, nil
+}
+
+// seal adds to b what is written down of the current generation, and begins the next.
+func (s *generations) seal(b *pebble.Batch) error {
+	g := s.current()
+	if err := b.Set(sealKey(g.number), sealHashes(g.number, s.hashes), nil); err != nil {
+		return err
+	}
+	if err := b.Set(countKey(g.number), sealCount(g.number, g.keys), nil); err != nil {
+		return err
+	}
+	g.had = len(s.hashes)
+	if g.keys == 0 {
+		s.empty = append(s.empty, g)
+	}
+	s.locked(func() { s.begin(g.number + 1) })
+	return nil
 }
 
 // drop adds to b that there is nothing left of the generation.

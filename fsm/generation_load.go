@@ -52,6 +52,9 @@ func (s *generations) load(db *pebble.DB) (err error) {
 		}
 		next = number + 1
 	}
+	if err := own.Error(); err != nil {
+		return err
+	}
 	if len(counts) > 0 {
 		return corrupt([]byte{tableCount}, "the hashes of a generation that is counted are missing")
 	}
@@ -79,6 +82,7 @@ func (s *generations) loadSealed(number uint32, count int, hashes []byte, keys *
 		return corrupt(sealKey(number), "it has part of a hash")
 	}
 	g := s.begin(number)
+	g.had = len(hashes) / 8
 	stored := keys.SeekGE(agedKey(nil, next, nil))
 	if err := keys.Error(); err != nil {
 		return err
@@ -87,7 +91,7 @@ func (s *generations) loadSealed(number uint32, count int, hashes []byte, keys *
 		return corrupt(keys.Key(), "the hashes of its generation are missing")
 	}
 	stored = stored && ageOf(keys.Key()) == number
-	if stored != (count > 0) || count > len(hashes)/8 {
+	if stored != (count > 0) || count > g.had {
 		return corrupt(countKey(number), "it is not how many keys the generation has")
 	}
 	if count == 0 {
@@ -112,6 +116,8 @@ func (s *generations) loadCurrent(number uint32, keys *pebble.Iterator) error {
 			return corrupt(keys.Key(), "the hashes of the generation before are missing")
 		}
 		hashes = append(hashes, s.hash(keys.Key()[agedPrefix:]))
+		value := keys.LazyValue()
+		s.bytes += len(keys.Key()) + value.Len()
 	}
 	s.add(hashes)
 	return keys.Error()

@@ -4,6 +4,7 @@ package fsm
 
 import (
 	"bytes"
+	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -18,26 +19,26 @@ const (
 )
 
 // sparsest returns the generation whose keys are to join the current one, or nil
-// while there are not so many generations that on average they are less than half full.
+// while less than half of the keys of all the others have been deleted, or those are few.
 //
 // Without this, keys that stay for long, each among many that do not, would keep
 // as many generations for ever: with a seal for each, and in time more of them than
 // there are tags. So, as in a log-structured file system (Rosenblum and Ousterhout,
-// 1991), the one that has the least is emptied. It is less than half full, so no more
-// keys are moved for a generation than it has new ones.
+// 1991), the one that has least left is emptied: no more keys are moved for a
+// generation than new ones come to one.
 func (s *generations) sparsest() *generation {
 	var least *generation
-	n, keys := 0, 0
-	for _, g := range s.all {
-		if g.keys > 0 {
-			n++
+	n, keys, had := 0, 0, 0
+	for _, g := range s.all[:len(s.all)-1] {
+		if g.keys == 0 {
+			continue // it is about to be dropped
 		}
-		keys += g.keys
-		if g.keys > 0 && g != s.current() && (least == nil || g.keys < least.keys) {
+		n, keys, had = n+1, keys+g.keys, had+g.had
+		if least == nil || g.keys*least.had < least.keys*g.had {
 			least = g
 		}
 	}
-	if n <= s.spare+2*keys/s.limit {
+	if n <= s.spare || 2*keys >= had {
 		return nil
 	}
 	return least
@@ -76,8 +77,25 @@ func (w *writing) move(b *pebble.Batch, writes map[string][]byte, c *changes) (e
 	}
 	if ok {
 		g.rest = bytes.Clone(it.Key())
+		return nil
 	}
-	return it.Error()
+	if err := it.Error(); err != nil {
+		return err
+	}
+	if left := g.keys - c.goneFrom(g); left != 0 {
+		return corrupt(countKey(g.number), fmt.Sprintf("its generation has %d keys less than that", left))
+	}
+	return nil
+}
+
+// goneFrom is how many keys of g go.
+func (c *changes) goneFrom(g *generation) (n int) {
+	for _, k := range c.gone {
+		if k.generation == g {
+			n++
+		}
+	}
+	return n
 }
 
 // rejoin adds to b that a key of the generation that is emptied joins the current one.
@@ -85,6 +103,7 @@ func (w *writing) rejoin(b *pebble.Batch, key string, value []byte, c *changes) 
 	h := w.ages.hash([]byte(key))
 	c.moved = append(c.moved, h)
 	c.gone = append(c.gone, agedHash{h, c.emptied})
+	c.bytes += len(key) + len(value)
 	if err := writeTo(b, c.emptied, key, nil); err != nil {
 		return err
 	}

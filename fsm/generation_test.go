@@ -6,11 +6,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -183,11 +181,13 @@ func TestGenerationsEndWithTheirLastKey(t *testing.T) {
 		t.Errorf("%d generations are left, want four with keys and the current one", got)
 	}
 	remove(60, keys)
-	if got := len(p.ages.all); got != 1 {
-		t.Errorf("%d generations are left, want the current one", got)
+	if got := len(p.ages.all); got != 2 {
+		t.Errorf("%d generations are left, want the current one and the one before", got)
 	}
-	if left := slices.Concat(under(t, p, tableAged), under(t, p, tableSeal), under(t, p, tableCount)); len(left) > 0 {
-		t.Errorf("%q are left over", left)
+	before := p.ages.all[0].number
+	want := []string{string(sealKey(before)), string(countKey(before))}
+	if left := slices.Concat(under(t, p, tableAged), under(t, p, tableSeal), under(t, p, tableCount)); !slices.Equal(left, want) {
+		t.Errorf("%q are left over, want %q", left, want)
 	}
 	for i := range p.ages.index.shards {
 		if p.ages.index.shards[i].used > 0 {
@@ -196,49 +196,58 @@ func TestGenerationsEndWithTheirLastKey(t *testing.T) {
 	}
 }
 
-// TestKeysThatStayLeaveGenerationsThatHaveFew has one key in ten stay, so that all
-// generations would.
-func TestKeysThatStayLeaveGenerationsThatHaveFew(t *testing.T) {
-	const together, spare = 10, 3
+// TestAStoreOpensAfterEachBatch deletes nearly all that it makes, so that the generations that
+// are left are often the current one alone.
+func TestAStoreOpensAfterEachBatch(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
 	disk, model := vfs.NewMem(), map[string]string{}
-	open := func(readOnly bool) *Pebble {
-		p, err := OpenPebble("db", PebbleOptions{FS: disk, GenerationKeys: together, spareGenerations: spare, ReadOnly: readOnly})
-		check(t, err)
-		return p
-	}
-	p := open(false)
-	set := func(b Batch, key, value string) {
-		check(t, b.Set([]byte(key), []byte(value)))
-		model[key] = value
-	}
-	for i := range 1000 {
+	for i := range 300 {
+		p, err := OpenPebble("db", PebbleOptions{FS: disk, GenerationKeys: 1 + rng.IntN(4), spareGenerations: 1 + rng.IntN(3)})
+		if err != nil {
+			t.Fatalf("after %d batches: %v", i, err)
+		}
 		b := p.Batch()
-		set(b, fmt.Sprintf("r%03d", i), fmt.Sprint("v", i))
-		if gone := i - 25; gone >= 0 && gone%10 != 0 {
-			check(t, b.Delete(fmt.Appendf(nil, "r%03d", gone)))
-			delete(model, fmt.Sprintf("r%03d", gone))
+		for range rng.IntN(6) {
+			key := fmt.Sprintf("r%02d", rng.IntN(20))
+			if rng.IntN(10) < 8 {
+				check(t, b.Delete([]byte(key)))
+				delete(model, key)
+			} else {
+				check(t, b.Set([]byte(key), []byte("v")))
+				model[key] = "v"
+			}
 		}
-		set(b, "r000", fmt.Sprint("again", i)) // wherever it is
 		check(t, b.Commit())
-		if i%100 == 99 {
-			check(t, p.Sync())
-			check(t, p.Close())
-			r := open(true)
-			wantAll(t, r, model)
-			check(t, r.Close())
-			p = open(false)
+		check(t, p.Sync())
+		check(t, p.Close())
+		p, err = OpenPebble("db", PebbleOptions{FS: disk, ReadOnly: true})
+		if err != nil {
+			t.Fatalf("after %d batches: %v", i+1, err)
 		}
-		// One may have just begun, and one be about to be dropped.
-		if got, most := len(p.ages.all), spare+2*len(model)/together+2; got > most {
-			t.Fatalf("after %d keys, of which %d stayed, there are %d generations, want at most %d", i, len(model), got, most)
-		}
+		wantAll(t, p, model)
+		check(t, p.Close())
 	}
-	defer func() { check(t, p.Close()) }()
-	if seals, counts := len(under(t, p, tableSeal)), len(under(t, p, tableCount)); seals != len(p.ages.all)-1 || counts != seals {
-		t.Errorf("%d generations have %d seals and %d counts", len(p.ages.all), seals, counts)
+}
+
+// TestALargeValueFillsAGeneration bounds what is sorted in the current one, and read at a start.
+func TestALargeValueFillsAGeneration(t *testing.T) {
+	p := openPebble(t, t.TempDir(), PebbleOptions{GenerationBytes: 1000})
+	for i := range 10 {
+		fill(t, p, fmt.Sprint("r", i), "small")
 	}
-	if got := len(under(t, p, tableAged)); got != len(model) {
-		t.Errorf("%d keys are stored, want %d", got, len(model))
+	if got := len(p.ages.all); got != 1 {
+		t.Errorf("10 small values are in %d generations", got)
+	}
+	for i := range 10 {
+		fill(t, p, fmt.Sprint("rl", i), strings.Repeat("v", 1000))
+	}
+	if got := len(p.ages.all); got != 10 {
+		t.Errorf("10 large values are in %d generations, want one each", got)
+	}
+	fill(t, p, "rl9", strings.Repeat("w", 1000), "rl8", "w") // of which the first is in the current one
+	fill(t, p, "r", "v")
+	if got := len(p.ages.all); got != 11 {
+		t.Errorf("after a large value was replaced there are %d generations, want 11", got)
 	}
 }
 
@@ -324,115 +333,6 @@ func TestDamageToWhatIsWrittenOfGenerations(t *testing.T) {
 				t.Errorf("it says %v, want %q", err, test.says)
 			}
 		})
-	}
-}
-
-// TestReadersBesideGenerationsThatComeAndGo has keys of which each is always there read beside
-// others that are made and deleted, so that generations begin and end. Some stay
-// for long, so that keys move.
-func TestReadersBesideGenerationsThatComeAndGo(t *testing.T) {
-	p := openPebble(t, t.TempDir(), PebbleOptions{GenerationKeys: 4, MemTableBytes: 64 << 10, spareGenerations: 2})
-	steady := map[string]string{}
-	for i := range 10 {
-		steady[fmt.Sprint("rs", i)] = "v"
-	}
-	for key, value := range maps.All(steady) {
-		fill(t, p, key, value, "rx"+key, "passes")
-	}
-	var readers sync.WaitGroup
-	stop := make(chan struct{})
-	for range 2 {
-		readers.Go(func() {
-			for n := 0; ; n++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				wantValue(t, p, fmt.Sprint("rs", n%10), []byte("v"))
-				if n%10 > 0 {
-					continue
-				}
-				if got := scan(t, p, "rs", "rt"); len(got) != len(steady) {
-					t.Errorf("a scan sees %q", got)
-				}
-			}
-		})
-	}
-	const short, long = 7, 200
-	for i := range 5000 {
-		b := p.Batch()
-		check(t, b.Set(fmt.Append(nil, "rm", i), []byte("v")))
-		if (i-short)%8 != 0 {
-			check(t, b.Delete(fmt.Append(nil, "rm", i-short)))
-		}
-		if (i-long)%8 == 0 {
-			check(t, b.Delete(fmt.Append(nil, "rm", i-long)))
-		}
-		check(t, b.Commit())
-	}
-	close(stop)
-	readers.Wait()
-	const live = 20 + short + long/8
-	if got := len(p.ages.all); got > 2+2*live/4+2 {
-		t.Errorf("%d generations for %d keys", got, live)
-	}
-	if p.ages.moves < 100 {
-		t.Errorf("keys moved %d times", p.ages.moves)
-	}
-}
-
-// TestAKeyThatMovesAllTheTimeIsAlwaysFound moves a key with each batch, so that it often has
-// left the place that it is said to be in when it is looked for there.
-func TestAKeyThatMovesAllTheTimeIsAlwaysFound(t *testing.T) {
-	p, err := OpenPebble("db", PebbleOptions{FS: vfs.NewMem(), GenerationKeys: 1, spareGenerations: -10})
-	check(t, err)
-	defer func() { check(t, p.Close()) }()
-	fill(t, p, "rs", "v")
-	const moves = 5_000
-	var readers sync.WaitGroup
-	for range 2 {
-		readers.Go(func() {
-			for p.ages.movesSoFar() < moves && !t.Failed() {
-				wantValue(t, p, "rs", []byte("v"))
-			}
-		})
-	}
-	for i := 0; p.ages.movesSoFar() < moves && !t.Failed(); i++ {
-		b := p.Batch()
-		check(t, b.Set(fmt.Append(nil, "rx", i), []byte("v")))
-		check(t, b.Delete(fmt.Append(nil, "rx", i-1)))
-		check(t, b.Commit())
-		if i%100 == 0 {
-			check(t, p.Sync()) // else what was dropped makes reading slow
-		}
-	}
-	readers.Wait()
-}
-
-func (s *generations) movesSoFar() uint64 {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.moves
-}
-
-// A key that moves has one place at a time, for those who look for it.
-func TestNobodyLooksWhileKeysMove(t *testing.T) {
-	p := openPebble(t, t.TempDir(), PebbleOptions{})
-	for _, test := range []struct {
-		changes
-		locked bool
-	}{{changes{come: []uint64{1}}, false}, {changes{moved: []uint64{1}}, true}} {
-		check(t, p.ages.commit(test.changes, func() error {
-			free := p.ages.mu.TryRLock()
-			if free {
-				p.ages.mu.RUnlock()
-			}
-			if free == test.locked {
-				t.Errorf("while %+v is committed, others may look: %v", test.changes, free)
-			}
-			return nil
-		}))
 	}
 }
 

@@ -27,8 +27,9 @@ type PebbleOptions struct {
 	// MemTableBytes is how much is gathered in memory before it is written
 	// out. Up to four such tables may be waiting. Default 32 MiB.
 	MemTableBytes uint64
-	// GenerationKeys is how many keys are kept together by their age. Default 262,144.
-	GenerationKeys int
+	// GenerationKeys is how many keys are kept together by their age at most, and
+	// GenerationBytes of how many bytes. Default 262,144 and 256 MiB.
+	GenerationKeys, GenerationBytes int
 	// ReadOnly opens an existing store for reading alone. Scans then check, too, that
 	// each key can be found by Get, and a scan of all how many there are.
 	ReadOnly bool
@@ -84,7 +85,8 @@ func (p *Pebble) open(dir string, o PebbleOptions, events *pebbleEvents) (err er
 	if p.db, err = pebble.Open(dir, o.pebble(events)); err != nil {
 		return firstOf(err)
 	}
-	p.ages.limit, p.ages.hash = cmp.Or(o.GenerationKeys, defaultGenerationKeys), o.hash
+	p.ages.mostKeys, p.ages.mostBytes = cmp.Or(o.GenerationKeys, defaultGenerationKeys), cmp.Or(o.GenerationBytes, defaultGenerationBytes)
+	p.ages.hash = o.hash
 	p.ages.spare = cmp.Or(o.spareGenerations, spareGenerations)
 	if o.hash == nil {
 		p.ages.hash = xxhash.Sum64

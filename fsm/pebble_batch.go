@@ -72,6 +72,7 @@ func (w *writing) write(b *pebble.Batch, writes map[string][]byte) error {
 	if err := w.ages.commit(c, func() error { return b.Commit(pebble.NoSync) }); err != nil {
 		return err
 	}
+	w.ages.bytes += c.bytes
 	forget()
 	return nil
 }
@@ -107,6 +108,9 @@ func (w *writing) writeAged(b *pebble.Batch, key string, value []byte, c *change
 		c.gone = append(c.gone, agedHash{w.ages.hash([]byte(key)), g})
 	case g == c.emptied:
 		return w.rejoin(b, key, value, c)
+	}
+	if g == w.ages.current() {
+		c.bytes += len(key) + len(value)
 	}
 	return writeTo(b, g, key, value)
 }

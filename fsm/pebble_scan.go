@@ -78,7 +78,7 @@ func (p *Pebble) scanGenerations(r pebble.Reader, all []*generation, from, to []
 		}
 	}
 	counted := map[uint32]int{}
-	for heap.Init(&next); len(next.waiting) > 0; next.step() {
+	for heap.Init(&next); len(next.waiting) > 0; {
 		first := next.waiting[0]
 		value, err := first.ValueAndErr()
 		if err != nil {
@@ -93,6 +93,9 @@ func (p *Pebble) scanGenerations(r pebble.Reader, all []*generation, from, to []
 		}
 		if !visit(key, value) {
 			return nil
+		}
+		if err := next.step(); err != nil {
+			return storeError("scan store", err)
 		}
 	}
 	if p.readOnly && from == nil && to == nil {
@@ -138,12 +141,14 @@ func (a *ages) open(r pebble.Reader, g *generation, from, to []byte) error {
 }
 
 // step moves on from the first key.
-func (a *ages) step() {
-	if a.waiting[0].Next() {
+func (a *ages) step() error {
+	first := a.waiting[0]
+	if first.Next() {
 		heap.Fix(a, 0)
-	} else {
-		heap.Pop(a)
+		return nil
 	}
+	heap.Pop(a)
+	return first.Error()
 }
 
 // Len, Less, Swap, Push and Pop implement heap.Interface.
