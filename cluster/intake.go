@@ -94,7 +94,7 @@ func (i *intake) pass(rpc raft.RPC) bool {
 // its log does not have: two of three are healthy, and nobody ever leads.
 func heartbeat(sent *raft.InstallSnapshotRequest) raft.RPC {
 	return raft.RPC{
-		Command:  &raft.AppendEntriesRequest{RPCHeader: sent.RPCHeader, Term: sent.Term, Leader: sent.Leader},
+		Command:  &raft.AppendEntriesRequest{RPCHeader: sent.RPCHeader, Term: sent.Term},
 		RespChan: make(chan raft.RPCResponse, 1), // which nobody waits for
 	}
 }
