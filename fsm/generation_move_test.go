@@ -3,6 +3,7 @@
 package fsm
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -54,6 +55,28 @@ func TestKeysThatStayLeaveGenerationsThatHaveFew(t *testing.T) {
 	}
 	if got := len(under(t, p, tableAged)); got != len(model) {
 		t.Errorf("%d keys are stored, want %d", got, len(model))
+	}
+}
+
+// A count that is too high would keep a generation, and have no other emptied, for ever.
+func TestAGenerationThatHasFewerKeysThanCountedIsCorrupt(t *testing.T) {
+	const together = 5
+	p := openPebble(t, t.TempDir(), PebbleOptions{GenerationKeys: together, spareGenerations: 1})
+	b := p.Batch()
+	for i := range 3 * together {
+		fill(t, p, fmt.Sprintf("r%02d", i), "v")
+		if i%together > 0 {
+			check(t, b.Delete(fmt.Appendf(nil, "r%02d", i)))
+		}
+	}
+	check(t, b.Commit())
+	for _, g := range p.ages.all {
+		g.keys++
+	}
+	b = p.Batch()
+	check(t, b.Set([]byte("rx"), []byte("v")))
+	if err := b.Commit(); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("it says %v, want ErrCorrupt", err)
 	}
 }
 

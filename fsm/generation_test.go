@@ -69,7 +69,7 @@ func TestWhatIsInGenerationsOutlivesReopening(t *testing.T) {
 				check(t, err)
 				wantScan(t, s, "", "z", pairs(model)...)
 				for range rng.IntN(15) {
-					changeAtRandom(t, rng, s, model)
+					changeAtRandom(t, rng, s, model, 60, 0.4)
 				}
 				for key := range 60 {
 					key := fmt.Sprintf("r%02d", key)
@@ -107,13 +107,14 @@ func wantAll(t *testing.T, s Store, model map[string]string) {
 	}
 }
 
-// changeAtRandom commits a batch that sets and deletes some of 60 keys, in s as in model.
-func changeAtRandom(t *testing.T, rng *rand.Rand, s Store, model map[string]string) {
+// changeAtRandom commits a batch of writes of some of so many keys, in s as in model, of which
+// a part are deletions.
+func changeAtRandom(t *testing.T, rng *rand.Rand, s Store, model map[string]string, keys int, deletions float64) {
 	t.Helper()
 	b := s.Batch()
 	for range rng.IntN(20) {
-		key := fmt.Sprintf("r%02d", rng.IntN(60))
-		if rng.IntN(5) < 2 {
+		key := fmt.Sprintf("r%02d", rng.IntN(keys))
+		if rng.Float64() < deletions {
 			check(t, b.Delete([]byte(key)))
 			delete(model, key)
 		} else {
@@ -206,18 +207,7 @@ func TestAStoreOpensAfterEachBatch(t *testing.T) {
 		if err != nil {
 			t.Fatalf("after %d batches: %v", i, err)
 		}
-		b := p.Batch()
-		for range rng.IntN(6) {
-			key := fmt.Sprintf("r%02d", rng.IntN(20))
-			if rng.IntN(10) < 8 {
-				check(t, b.Delete([]byte(key)))
-				delete(model, key)
-			} else {
-				check(t, b.Set([]byte(key), []byte("v")))
-				model[key] = "v"
-			}
-		}
-		check(t, b.Commit())
+		changeAtRandom(t, rng, p, model, 20, 0.8)
 		check(t, p.Sync())
 		check(t, p.Close())
 		p, err = OpenPebble("db", PebbleOptions{FS: disk, ReadOnly: true})
