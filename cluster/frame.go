@@ -13,7 +13,7 @@ import (
 )
 
 // Between nodes, after the preface of package peer, a commands connection
-// carries frames both ways:
+// carries frames both ways, the first of them an opening by the node that dialled:
 //
 //	length  4 bytes, big endian, of what follows
 //	type    1 byte
@@ -39,6 +39,7 @@ const (
 	framePong    frameType = 4 // payload: JSON pong
 	frameAdmin   frameType = 5 // payload: JSON adminRequest
 	frameAdmined frameType = 6 // payload: JSON adminAnswer
+	frameOpen    frameType = 7 // payload: see opening
 )
 
 type frame struct {

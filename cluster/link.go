@@ -16,6 +16,7 @@ type link struct {
 	dial func(ctx context.Context, id string) (net.Conn, error)
 
 	mu      sync.Mutex
+	opening opening   // of the last connection
 	conn    *linkConn // nil: none
 	dialing *dialing  // nil: none
 	closed  bool
@@ -165,6 +166,9 @@ func (l *link) adopt(c net.Conn) (*linkConn, error) {
 		return nil, errWriterStopped
 	}
 	lc := &linkConn{conn: c, w: newFrameWriter(c), pending: map[uint64]chan frame{}}
+	l.opening.number++
+	o := l.opening
+	_ = lc.w.send(frameOpen, 0, func(b []byte) ([]byte, error) { return o.append(b), nil })
 	l.conn = lc
 	ended := make(chan struct{})
 	l.running.Go(func() { lc.watch(ended) })
@@ -268,7 +272,8 @@ func (l *link) close() {
 
 // links holds the link to each peer, by node id.
 type links struct {
-	dial func(ctx context.Context, id string) (net.Conn, error)
+	dial    func(ctx context.Context, id string) (net.Conn, error)
+	process uint64 // see opening
 
 	mu     sync.Mutex
 	byID   map[string]*link
@@ -280,7 +285,7 @@ func (ls *links) to(id string) *link {
 	defer ls.mu.Unlock()
 	l := ls.byID[id]
 	if l == nil {
-		l = &link{id: id, dial: ls.dial, closed: ls.closed}
+		l = &link{id: id, dial: ls.dial, closed: ls.closed, opening: opening{process: ls.process}}
 		ls.byID[id] = l
 	}
 	return l

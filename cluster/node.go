@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -44,6 +45,7 @@ type Node struct {
 	state      *state.State
 	logs       *logstore.Store
 	links      *links
+	senders    senders
 	clock      *clock
 	clockHeard chan struct{} // depth 1: a peer's clock was read
 	pinging    inHand
@@ -61,6 +63,7 @@ type Node struct {
 	running   chan struct{}
 	started   chan struct{} // closed when start has ended, running or not
 	raft      *raft.Raft
+	term      func() uint64 // raft's; at no time lower than before
 	raftTrans transport
 	stable    StableStore
 	proposer  *proposer
@@ -113,6 +116,7 @@ func newNode(cfg Config) *Node {
 		pinging:    inHand{ids: map[string]bool{}},
 		contacts:   contacts{last: map[string]contact{}},
 		handovers:  handovers{tried: map[raft.ServerID]try{}},
+		senders:    senders{byID: map[string]*sender{}},
 		waiters:    waiters{keys: map[fsm.Key]map[chan struct{}]struct{}{}},
 		progress:   progress{waiting: map[chan struct{}]uint64{}},
 		leadership: leadership{changed: make(chan struct{})},
@@ -121,7 +125,7 @@ func newNode(cfg Config) *Node {
 		n.ground = defaultGround(cfg)
 	}
 	n.ready = readiness{now: time.Now, applied: func() uint64 { i, _ := n.state.Applied(); return i }}
-	n.links = &links{byID: map[string]*link{}, dial: n.dialCommands}
+	n.links = &links{byID: map[string]*link{}, dial: n.dialCommands, process: rand.Uint64()}
 	return n
 }
 
@@ -239,7 +243,7 @@ func (n *Node) startRaft() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("start raft: %w", err), n.raftTrans.Close())
 	}
-	n.raft = r
+	n.raft, n.term = r, r.CurrentTerm
 	return nil
 }
 

@@ -26,7 +26,7 @@ func (e *unavailable) Error() string {
 func (e *unavailable) Is(target error) bool { return target == ErrUnavailable }
 
 // Propose commits a command and returns what it did. It fills in the request
-// id and not_after, finds the leader, waits for one if there is none, and
+// id, not_after and term, finds the leader, waits for one if there is none, and
 // resends after every ambiguous error: the request id makes that safe. At the
 // end of the request timeout, or of ctx, the error is ErrUnavailable, and the
 // command may have been applied. It is that, too, where a command that was sent
@@ -88,7 +88,7 @@ func (n *Node) commit(ctx context.Context, c *fsm.Command) (result, error) {
 				return result{}, &unavailable{maybe}
 			}
 		}
-		if encoded == nil {
+		if encoded == nil || c.Term != n.term() {
 			var err error
 			if encoded, err = n.encode(ctx, c); err != nil {
 				return result{}, err
@@ -118,9 +118,9 @@ func (n *Node) commit(ctx context.Context, c *fsm.Command) (result, error) {
 }
 
 // isAnswer reports whether an outcome is the answer. Two are not: a command
-// that came too late, by a wrong guess of cluster time or because its key was
-// given back after it was sent, is stamped and sent again as long as its sender
-// waits, and an unbound cluster is waited for.
+// that came too late, by a wrong guess of cluster time or because another leader
+// was elected meanwhile, is stamped and sent again as long as its sender waits,
+// and an unbound cluster is waited for.
 func isAnswer(o *fsm.Outcome) bool {
 	return o.Code != fsm.Code_TOO_LATE && o.Code != fsm.Code_NOT_BOUND
 }
@@ -155,15 +155,15 @@ func (n *Node) holdOn(ctx context.Context, tries int, changed <-chan struct{}) e
 	return ctx.Err()
 }
 
-// encode stamps not_after from the caller's deadline in cluster time and, where c
-// may begin a key, what this node has seen, and encodes. A copy of c that comes
-// late must not begin the key anew that c began, and that was given back since.
+// encode stamps not_after from the caller's deadline in cluster time, and the term,
+// and encodes. Copies of c have terms that do not fall, and a copy takes effect in
+// an entry of its own term alone: so of two in different terms the first does
+// not come second, and of two in one term the leader of it sees to that (see senders).
+// Whichever is answered is the last that can be applied.
 func (n *Node) encode(ctx context.Context, c *fsm.Command) ([]byte, error) {
 	deadline, _ := ctx.Deadline()
-	c.NotAfter = n.Now() + time.Until(deadline).Milliseconds() + 1
-	if c.Kind == fsm.Kind_CLAIM || c.Kind == fsm.Kind_CREATE {
-		c.SeenRemovals = n.state.Removals() + 1
-	}
+	c.NotAfter = max(c.NotAfter, n.Now()+time.Until(deadline).Milliseconds()+1)
+	c.Term = n.term()
 	b, err := c.MarshalVT()
 	if err != nil {
 		return nil, fmt.Errorf("encode command: %w", err)

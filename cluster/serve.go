@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net"
 	"time"
 
@@ -34,66 +36,75 @@ func (n *Node) serveCommands(ctx context.Context, conn net.Conn, from string) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	r := bufio.NewReaderSize(conn, 64<<10)
-	for {
-		f, err := readFrame(r)
-		if err != nil {
-			return
+	o, err := readOpening(r)
+	if err == nil {
+		err = n.senders.of(from).open(o)
+	}
+	for err == nil {
+		var f frame
+		if f, err = readFrame(r); err == nil {
+			err = n.answer(w, f, from, o)
 		}
-		if !n.answer(w, f, from) {
-			n.log.Warn("peer sent a malformed frame", "peer", from, "type", f.kind)
-			return
-		}
+	}
+	if errors.Is(err, errOpening) || errors.Is(err, errMalformed) {
+		n.log.Warn("a peer's connection is of no use", "peer", from, "err", err)
 	}
 }
 
-// answer deals with one frame, without blocking, and reports whether it was
-// well formed. A command that comes here is never sent on: one hop at most.
-func (n *Node) answer(w *frameWriter, f frame, from string) bool {
+var errMalformed = errors.New("malformed frame")
+
+// answer deals with one frame of the connection that began with over, without
+// blocking. After an error the connection is to end. A command that comes here is
+// never sent on: one hop at most.
+func (n *Node) answer(w *frameWriter, f frame, from string, over opening) error {
 	switch f.kind {
 	case framePropose:
-		n.takeCommand(w, f, from)
-		return true
+		return n.takeCommand(w, f, from, over)
 	case framePing:
 		var p ping
 		if err := json.Unmarshal(f.payload, &p); err != nil {
-			return false
+			return fmt.Errorf("%w: ping: %w", errMalformed, err)
 		}
 		n.heardPing(p)
 		return sendJSON(w, framePong, f.id, n.pong())
 	case frameAdmin:
 		var req adminRequest
 		if err := json.Unmarshal(f.payload, &req); err != nil {
-			return false
+			return fmt.Errorf("%w: request of an operator: %w", errMalformed, err)
 		}
 		n.goes(func() {
 			ctx, cancel := context.WithTimeout(n.context, adminTimeout)
 			defer cancel()
-			sendJSON(w, frameAdmined, f.id, answerOf(n.administer(ctx, req)))
+			_ = sendJSON(w, frameAdmined, f.id, answerOf(n.administer(ctx, req)))
 		})
-		return true
+		return nil
 	}
-	return false
+	return fmt.Errorf("%w of type %d", errMalformed, f.kind)
 }
 
 // takeCommand proposes what a peer encoded. An entry with a command that this
 // binary does not understand would stop every node that is like this one, so
 // it is refused, as a newer leader may understand it.
-func (n *Node) takeCommand(w *frameWriter, f frame, from string) {
+func (n *Node) takeCommand(w *frameWriter, f frame, from string, over opening) error {
 	if err := fsm.CheckCommand(f.payload); err != nil {
 		n.log.Warn("a peer sent a command that this node does not understand", "peer", from, "err", err)
 		w.reply(f.id, result{verdict: notApplied})
-		return
+		return nil
 	}
-	n.proposer.propose(proposal{command: f.payload, done: func(r result) { w.reply(f.id, r) }})
+	return n.senders.of(from).propose(over, func() {
+		n.proposer.propose(proposal{command: f.payload, done: func(r result) { w.reply(f.id, r) }})
+	})
 }
 
-func sendJSON(w *frameWriter, kind frameType, id uint64, v any) bool {
+// sendJSON returns an error if v cannot be encoded. If the connection is gone its
+// reader knows by itself.
+func sendJSON(w *frameWriter, kind frameType, id uint64, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
-		return false
+		return fmt.Errorf("encode frame of type %d: %w", kind, err)
 	}
 	_ = w.send(kind, id, func(buf []byte) ([]byte, error) { return append(buf, b...), nil })
-	return true
+	return nil
 }
 
 func (n *Node) pong() pong {

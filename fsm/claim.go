@@ -49,10 +49,6 @@ func (t *transaction) claim(c *Command) (*Outcome, error) {
 		return nil, err
 	}
 	switch contest(s.rec, c, t.meta.Time) {
-	case free:
-		if late, err := t.outrun(c); err != nil || late {
-			return &Outcome{Code: Code_TOO_LATE}, err
-		}
 	case reused:
 		return &Outcome{Code: Code_KEY_REUSED}, nil
 	case replayed:

@@ -43,50 +43,6 @@ func TestClaim(t *testing.T) {
 	}
 }
 
-// TestWhatWasSentBeforeItsKeyWasGivenBack: a copy of a command that was answered
-// long ago must not begin anything, for nobody would know of it.
-func TestWhatWasSentBeforeItsKeyWasGivenBack(t *testing.T) {
-	const first, second = "GRANTED claimed fence=1 attempt=1 lease@1000", "GRANTED claimed fence=2 attempt=1 lease@1003"
-	for _, s := range []script{
-		{"a claim is not granted again after its release", []step{
-			{0, claim("A", seen(0)), first}, {1, release(1), "OK"}, {2, claim("A", seen(0)), "TOO_LATE"}, {3, claim("B", seen(1)), second},
-		}},
-		{"nor one that found another claim", []step{
-			{0, claim("A", seen(0)), first}, {0, claim("B", seen(0)), "IN_FLIGHT claimed fence=1 attempt=1 lease@1000"},
-			{1, release(1), "OK"}, {2, claim("B", seen(0)), "TOO_LATE"}, {3, claim("B", seen(1)), second},
-		}},
-		{"nor after the record was forgotten", []step{
-			{0, claim("A", seen(0)), first}, {1, forget("F", 1, forced), "OK"}, {1, forget("F", 1, forced), "OK"},
-			{2, claim("A", seen(0)), "TOO_LATE"}, {3, claim("A", seen(1)), second},
-		}},
-		{"nor after its outcome was resolved", []step{
-			{0, claim("A", seen(0)), first}, {1, fail(1), "OK unknown fence=1 attempt=1 ends@10001"}, {2, resolve("R", 1, retrying), "OK"},
-			{2, claim("A", seen(0)), "TOO_LATE"}, {3, claim("A", seen(1)), second},
-		}},
-		{"a create does not run again", []step{
-			{0, create("A", "id", seen(0)), `CREATED completed fence=1 attempt=1 ends@10000 201:{"id":"id"}`}, {1, forget("F", 1), "OK"},
-			{2, create("A", "id", seen(0)), "TOO_LATE"}, {3, create("B", "id2", seen(1)), `CREATED completed fence=2 attempt=1 ends@10003 201:{"id":"id2"}`},
-		}},
-		{"removals are counted over all keys", []step{
-			{0, claim("A", key("other"), seen(0)), first}, {0, command(Kind_RELEASE, "release", []change{fenced(1), key("other")}), "OK"}, {0, claim("A", seen(0)), "GRANTED claimed fence=2 attempt=1 lease@1000"},
-			{1, release(2), "OK"}, {2, claim("A", seen(1)), "TOO_LATE"}, {3, claim("A", seen(2)), "GRANTED claimed fence=3 attempt=1 lease@1003"},
-		}},
-		{"what removed nothing is no removal", []step{
-			{0, claim("A", seen(0)), first}, {1, release(1), "OK"}, {1, release(1), "OK"}, {3, claim("A", seen(1)), second},
-		}},
-		{"a sweep is none", []step{
-			{0, claim("A", ttl(1000), seen(0)), first}, {1, complete(1, "x"), "OK completed fence=1 attempt=1 ends@1001 200:x"}, {1001, expire(9), "OK 1"},
-			{1003, claim("B", seen(0)), "GRANTED claimed fence=2 attempt=1 lease@2003"},
-		}},
-		{"it is remembered for five minutes", []step{
-			{0, claim("A", seen(0)), first}, {1, release(1), "OK"}, {300_000, expire(9), "OK"}, {300_000, claim("A", seen(0)), "TOO_LATE"},
-			{300_001, expire(9), "OK 1"}, {300_001, claim("A", seen(0)), "GRANTED claimed fence=2 attempt=1 lease@301001"},
-		}},
-	} {
-		s.run(t)
-	}
-}
-
 func TestClaimOfWhatNoLongerStands(t *testing.T) {
 	const first = "GRANTED claimed fence=1 attempt=1 lease@1000"
 	for _, s := range []script{

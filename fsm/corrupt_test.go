@@ -2,7 +2,6 @@ package fsm
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"testing"
 )
@@ -37,14 +36,7 @@ var (
 	resourceKey = appendName(nil, tableResource, "ns", "id")
 	uniqueKey   = appendUniqueKey(nil, "ns", create("", "", unique("email", "x")).Uniques[0])
 	doneKey     = appendDoneKey(nil, requestID("F"))
-	removalKey  = appendDoneKey(nil, nameOf("gone"))
 )
-
-// nameOf is what the removal of the record of key k is remembered under.
-func nameOf(k string) []byte {
-	name := sha256.Sum256(appendName(nil, tableRecord, "ns", k))
-	return name[:16]
-}
 
 // furnished returns a machine with something in every table.
 func furnished(t testing.TB) *rig {
@@ -92,8 +84,6 @@ func TestAFlippedBitIsFoundWhereverItIsRead(t *testing.T) {
 		{"unique value, by CREATE", uniqueKey, applies(0, create("Z", "id2", key("k2"), unique("email", "x")))},
 		{"memory, by FORGET", doneKey, applies(0, forget("F", 3, key("gone")))},
 		{"memory, by EXPIRE", doneKey, applies(doneTTL, expire(9))},
-		{"removal, by CLAIM", removalKey, applies(0, claim("Z", key("gone"), seen(0)))},
-		{"removal, by CREATE", removalKey, applies(0, create("Z", "id2", key("gone"), seen(0)))},
 		{"meta, by Open", metaKey, func(r *rig) error { _, err := Open(r.store); return err }},
 		{"meta, by Hash", metaKey, hashes},
 		{"record, by Hash", createdKey, hashes},

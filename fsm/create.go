@@ -14,9 +14,6 @@ func (t *transaction) create(c *Command) (*Outcome, error) {
 	}
 	switch contest(s.rec, c, t.meta.Time) {
 	case free:
-		if late, err := t.outrun(c); err != nil || late {
-			return &Outcome{Code: Code_TOO_LATE}, err
-		}
 		return t.createFresh(s, c)
 	case reused:
 		return &Outcome{Code: Code_KEY_REUSED}, nil

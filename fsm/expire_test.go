@@ -21,8 +21,8 @@ func TestExpire(t *testing.T) {
 		{"retention that ends at this very instant is swept", []step{
 			granted1(), completed1(1), {10_000, expire(9), "OK"}, {10_001, expire(9), "OK 1"}, {10_001, expire(9), "OK"},
 		}},
-		{"what is remembered for five minutes is swept, the command and the removal", []step{
-			granted1(), completed1(1), {2, forget("F", 1), "OK"}, {300_001, expire(9), "OK"}, {300_002, expire(9), "OK 2"},
+		{"a memory of five minutes is swept", []step{
+			granted1(), completed1(1), {2, forget("F", 1), "OK"}, {300_001, expire(9), "OK"}, {300_002, expire(9), "OK 1"},
 		}},
 		{"a limit of none touches nothing", []step{granted1(), {1000, expire(0), "OK"}, {1000, expire(9), "OK 1"}}},
 	} {

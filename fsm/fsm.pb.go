@@ -334,8 +334,8 @@ const (
 	Code_STALE_FENCE Code = 8
 	// No such record.
 	Code_NOT_FOUND Code = 9
-	// Applied after not_after, or sent before the record of the key was removed:
-	// nothing was changed.
+	// Applied after not_after, or in another term than that of the command: nothing was
+	// changed.
 	Code_TOO_LATE Code = 10
 	// The cluster is not bound yet: nothing was changed.
 	Code_NOT_BOUND Code = 11
@@ -700,9 +700,10 @@ type Command struct {
 	ClusterId []byte `protobuf:"bytes,20,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	// BIND (all), ADMIT and DISMISS (one)
 	Members []*Member `protobuf:"bytes,21,rep,name=members,proto3" json:"members,omitempty"`
-	// CLAIM and CREATE: one more than the removals that the sender's state had seen
-	// when it sent the command first. 0: it does not say.
-	SeenRemovals  uint64 `protobuf:"varint,22,opt,name=seen_removals,json=seenRemovals,proto3" json:"seen_removals,omitempty"`
+	// The raft term in which the sender sent this copy. In an entry of another term it
+	// changes nothing, so that copies of a command take effect in the order in which
+	// they were sent. 0: it does not say.
+	Term          uint64 `protobuf:"varint,23,opt,name=term,proto3" json:"term,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -884,9 +885,9 @@ func (x *Command) GetMembers() []*Member {
 	return nil
 }
 
-func (x *Command) GetSeenRemovals() uint64 {
+func (x *Command) GetTerm() uint64 {
 	if x != nil {
-		return x.SeenRemovals
+		return x.Term
 	}
 	return 0
 }
@@ -1216,14 +1217,11 @@ func (x *Resource) GetKey() string {
 }
 
 // Done remembers the outcome of a request whose record is gone, so that a
-// resend of it is answered as the first time. Or that a command removed the
-// record of a key, so that what was sent before that does not begin it again.
+// resend of it is answered as the first time.
 type Done struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Outcome   *Outcome               `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
-	ExpiresAt int64                  `protobuf:"varint,2,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	// Which removal of all it was, from 1; 0: it is an outcome.
-	Removal       uint64 `protobuf:"varint,3,opt,name=removal,proto3" json:"removal,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Outcome       *Outcome               `protobuf:"bytes,1,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	ExpiresAt     int64                  `protobuf:"varint,2,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1272,13 +1270,6 @@ func (x *Done) GetExpiresAt() int64 {
 	return 0
 }
 
-func (x *Done) GetRemoval() uint64 {
-	if x != nil {
-		return x.Removal
-	}
-	return 0
-}
-
 // Meta is the state of the machine that belongs to no key.
 type Meta struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -1296,10 +1287,8 @@ type Meta struct {
 	Completed          int64     `protobuf:"varint,11,opt,name=completed,proto3" json:"completed,omitempty"`
 	Unknown            int64     `protobuf:"varint,12,opt,name=unknown,proto3" json:"unknown,omitempty"`
 	Resources          int64     `protobuf:"varint,13,opt,name=resources,proto3" json:"resources,omitempty"`
-	// How many records commands have removed; sweeps are not counted.
-	Removals      uint64 `protobuf:"varint,14,opt,name=removals,proto3" json:"removals,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Meta) Reset() {
@@ -1423,13 +1412,6 @@ func (x *Meta) GetResources() int64 {
 	return 0
 }
 
-func (x *Meta) GetRemovals() uint64 {
-	if x != nil {
-		return x.Removals
-	}
-	return 0
-}
-
 type Outcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Code  Code                   `protobuf:"varint,1,opt,name=code,proto3,enum=onced.fsm.v1.Code" json:"code,omitempty"`
@@ -1542,7 +1524,7 @@ const file_fsm_proto_rawDesc = "" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\traft_addr\x18\x02 \x01(\tR\braftAddr\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\fR\vincarnation\"\xd0\x05\n" +
+	"\vincarnation\x18\x03 \x01(\fR\vincarnation\"\xc5\x05\n" +
 	"\aCommand\x12&\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x12.onced.fsm.v1.KindR\x04kind\x12\x1d\n" +
 	"\n" +
@@ -1569,8 +1551,8 @@ const file_fsm_proto_rawDesc = "" +
 	"\x05level\x18\x13 \x01(\rR\x05level\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x14 \x01(\fR\tclusterId\x12.\n" +
-	"\amembers\x18\x15 \x03(\v2\x14.onced.fsm.v1.MemberR\amembers\x12#\n" +
-	"\rseen_removals\x18\x16 \x01(\x04R\fseenRemovals\"7\n" +
+	"\amembers\x18\x15 \x03(\v2\x14.onced.fsm.v1.MemberR\amembers\x12\x12\n" +
+	"\x04term\x18\x17 \x01(\x04R\x04termJ\x04\b\x16\x10\x17\"7\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x1a\n" +
 	"\bcommands\x18\x02 \x03(\fR\bcommands\"\xe2\x04\n" +
@@ -1605,12 +1587,11 @@ const file_fsm_proto_rawDesc = "" +
 	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x1d\n" +
 	"\n" +
 	"created_at\x18\x04 \x01(\x03R\tcreatedAt\x12\x10\n" +
-	"\x03key\x18\x05 \x01(\tR\x03key\"p\n" +
+	"\x03key\x18\x05 \x01(\tR\x03key\"\\\n" +
 	"\x04Done\x12/\n" +
 	"\aoutcome\x18\x01 \x01(\v2\x15.onced.fsm.v1.OutcomeR\aoutcome\x12\x1d\n" +
 	"\n" +
-	"expires_at\x18\x02 \x01(\x03R\texpiresAt\x12\x18\n" +
-	"\aremoval\x18\x03 \x01(\x04R\aremoval\"\xcf\x03\n" +
+	"expires_at\x18\x02 \x01(\x03R\texpiresAtJ\x04\b\x03\x10\x04\"\xb9\x03\n" +
 	"\x04Meta\x12#\n" +
 	"\rapplied_index\x18\x01 \x01(\x04R\fappliedIndex\x12!\n" +
 	"\fapplied_term\x18\x02 \x01(\x04R\vappliedTerm\x12$\n" +
@@ -1626,8 +1607,7 @@ const file_fsm_proto_rawDesc = "" +
 	" \x01(\x03R\aclaimed\x12\x1c\n" +
 	"\tcompleted\x18\v \x01(\x03R\tcompleted\x12\x18\n" +
 	"\aunknown\x18\f \x01(\x03R\aunknown\x12\x1c\n" +
-	"\tresources\x18\r \x01(\x03R\tresources\x12\x1a\n" +
-	"\bremovals\x18\x0e \x01(\x04R\bremovals\"\xbd\x01\n" +
+	"\tresources\x18\r \x01(\x03R\tresourcesJ\x04\b\x0e\x10\x0f\"\xbd\x01\n" +
 	"\aOutcome\x12&\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x12.onced.fsm.v1.CodeR\x04code\x12,\n" +
 	"\x06record\x18\x02 \x01(\v2\x14.onced.fsm.v1.RecordR\x06record\x12\x1a\n" +

@@ -280,12 +280,12 @@ func (m *Command) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
-	if m.SeenRemovals != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.SeenRemovals))
+	if m.Term != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Term))
 		i--
 		dAtA[i] = 0x1
 		i--
-		dAtA[i] = 0xb0
+		dAtA[i] = 0xb8
 	}
 	if len(m.Members) > 0 {
 		for iNdEx := len(m.Members) - 1; iNdEx >= 0; iNdEx-- {
@@ -741,11 +741,6 @@ func (m *Done) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
-	if m.Removal != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Removal))
-		i--
-		dAtA[i] = 0x18
-	}
 	if m.ExpiresAt != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.ExpiresAt))
 		i--
@@ -793,11 +788,6 @@ func (m *Meta) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 	if m.unknownFields != nil {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
-	}
-	if m.Removals != 0 {
-		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Removals))
-		i--
-		dAtA[i] = 0x70
 	}
 	if m.Resources != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Resources))
@@ -1130,8 +1120,8 @@ func (m *Command) SizeVT() (n int) {
 			n += 2 + l + protohelpers.SizeOfVarint(uint64(l))
 		}
 	}
-	if m.SeenRemovals != 0 {
-		n += 2 + protohelpers.SizeOfVarint(uint64(m.SeenRemovals))
+	if m.Term != 0 {
+		n += 2 + protohelpers.SizeOfVarint(uint64(m.Term))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -1265,9 +1255,6 @@ func (m *Done) SizeVT() (n int) {
 	if m.ExpiresAt != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.ExpiresAt))
 	}
-	if m.Removal != 0 {
-		n += 1 + protohelpers.SizeOfVarint(uint64(m.Removal))
-	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -1321,9 +1308,6 @@ func (m *Meta) SizeVT() (n int) {
 	}
 	if m.Resources != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.Resources))
-	}
-	if m.Removals != 0 {
-		n += 1 + protohelpers.SizeOfVarint(uint64(m.Removals))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -2544,11 +2528,11 @@ func (m *Command) UnmarshalVT(dAtA []byte) error {
 				return err
 			}
 			iNdEx = postIndex
-		case 22:
+		case 23:
 			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field SeenRemovals", wireType)
+				return fmt.Errorf("proto: wrong wireType = %d for field Term", wireType)
 			}
-			m.SeenRemovals = 0
+			m.Term = 0
 			for shift := uint(0); ; shift += 7 {
 				if shift >= 64 {
 					return protohelpers.ErrIntOverflow
@@ -2558,7 +2542,7 @@ func (m *Command) UnmarshalVT(dAtA []byte) error {
 				}
 				b := dAtA[iNdEx]
 				iNdEx++
-				m.SeenRemovals |= uint64(b&0x7F) << shift
+				m.Term |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
@@ -3413,25 +3397,6 @@ func (m *Done) UnmarshalVT(dAtA []byte) error {
 					break
 				}
 			}
-		case 3:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Removal", wireType)
-			}
-			m.Removal = 0
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				m.Removal |= uint64(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -3771,25 +3736,6 @@ func (m *Meta) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.Resources |= int64(b&0x7F) << shift
-				if b < 0x80 {
-					break
-				}
-			}
-		case 14:
-			if wireType != 0 {
-				return fmt.Errorf("proto: wrong wireType = %d for field Removals", wireType)
-			}
-			m.Removals = 0
-			for shift := uint(0); ; shift += 7 {
-				if shift >= 64 {
-					return protohelpers.ErrIntOverflow
-				}
-				if iNdEx >= l {
-					return io.ErrUnexpectedEOF
-				}
-				b := dAtA[iNdEx]
-				iNdEx++
-				m.Removals |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}

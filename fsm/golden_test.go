@@ -118,7 +118,6 @@ func TestGoldenValues(t *testing.T) {
 		"resource":         resourceKey,
 		"unique":           uniqueKey,
 		"done":             doneKey,
-		"removal":          removalKey,
 		"due":              appendDueKey(nil, start+1000, claimedKey),
 	} {
 		value, err := r.store.Get(key)

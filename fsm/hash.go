@@ -61,7 +61,6 @@ func (d digest) meta(x *Meta) {
 	d.number(x.Time)
 	d.number(int64(x.Fence))
 	d.number(int64(x.FeatureLevel))
-	d.number(int64(x.Removals))
 	d.bytes(x.ClusterId)
 	d.number(int64(len(x.Members)))
 	for _, m := range x.Members {
@@ -125,7 +124,6 @@ func (d digest) done(x *Done) {
 	d.number(int64(x.Outcome.GetCode()))
 	d.number(x.Outcome.GetTime())
 	d.number(x.ExpiresAt)
-	d.number(int64(x.Removal))
 }
 
 // body adds what plain makes of stored. The machine takes bodies as the edge

@@ -100,9 +100,6 @@ func (m *Machine) Reached() (index, term uint64) {
 	return meta.AppliedIndex, meta.AppliedTerm
 }
 
-// Removals is how many records commands have removed so far.
-func (m *Machine) Removals() uint64 { return m.meta.Load().Removals }
-
 // clone copies x but for the bytes that are only ever replaced as a whole.
 func (x *Meta) clone() *Meta {
 	return &Meta{
@@ -119,7 +116,6 @@ func (x *Meta) clone() *Meta {
 		Completed:          x.Completed,
 		Unknown:            x.Unknown,
 		Resources:          x.Resources,
-		Removals:           x.Removals,
 	}
 }
 
@@ -162,6 +158,7 @@ func (m *Machine) Apply(entries []LogEntry) (Applied, error) {
 type transaction struct {
 	batch   Batch
 	meta    *Meta
+	term    uint64 // of the entry that is being applied
 	changed []Key
 	sweptTo *[]byte // see Machine.sweptTo
 	*scratch
@@ -173,6 +170,7 @@ type scratch struct{ record, due, other, value []byte }
 
 func (t *transaction) apply(e LogEntry) ([]*Outcome, error) {
 	var outcomes []*Outcome
+	t.term = e.Term
 	if e.Configuration != nil {
 		if e.Data != nil {
 			return nil, errors.New("entry is both data and configuration")
@@ -210,7 +208,7 @@ func (t *transaction) command(c *Command) (*Outcome, error) {
 }
 
 func (t *transaction) judge(c *Command) (*Outcome, error) {
-	if c.NotAfter != 0 && t.meta.Time > c.NotAfter {
+	if c.NotAfter != 0 && t.meta.Time > c.NotAfter || c.Term != 0 && c.Term != t.term {
 		return &Outcome{Code: Code_TOO_LATE}, nil
 	}
 	if len(t.meta.ClusterId) == 0 && needsBinding(c) {

@@ -12,12 +12,17 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-func TestNothingIsDoneAfterNotAfter(t *testing.T) {
-	for _, c := range []*Command{
+// eachKind returns a command of each kind.
+func eachKind() []*Command {
+	return []*Command{
 		claim("A"), create("A", "id"), renew(1, 500), complete(1, "x"), release(1), fail(1), resolve("R", 1, retrying), forget("F", 1, forced),
 		read(), expire(9), {Kind: Kind_FEATURE_LEVEL, Level: 1}, bindCommand(),
 		{Kind: Kind_ADMIT, Members: []*Member{node("n3", "c", 'C')}}, {Kind: Kind_DISMISS, Members: []*Member{node("n2", "b", 'B')}},
-	} {
+	}
+}
+
+func TestNothingIsDoneAfterNotAfter(t *testing.T) {
+	for _, c := range eachKind() {
 		t.Run(c.Kind.String(), func(t *testing.T) {
 			r := newRig(t)
 			r.do(claim("other", leased(100)))
@@ -30,6 +35,28 @@ func TestNothingIsDoneAfterNotAfter(t *testing.T) {
 			notAfter(201)(c)
 			if o := r.do(c); o.Code == Code_TOO_LATE {
 				t.Error("a command at its last instant came too late")
+			}
+		})
+	}
+}
+
+// TestNothingIsDoneInAnotherTerm: of two copies that went to two leaders, the first
+// must not come second.
+func TestNothingIsDoneInAnotherTerm(t *testing.T) {
+	for _, c := range eachKind() {
+		t.Run(c.Kind.String(), func(t *testing.T) {
+			r := newRig(t)
+			r.do(claim("other"))
+			before := r.hash()
+			for _, term := range []uint64{2, 1<<64 - 1} {
+				inTerm(term)(c)
+				if o := r.do(c); o.Code != Code_TOO_LATE || r.hash() != before {
+					t.Errorf("a command of term %d: %s", term, brief(o))
+				}
+			}
+			inTerm(1)(c)
+			if o := r.do(c); o.Code == Code_TOO_LATE {
+				t.Error("a command of the entry's own term came too late")
 			}
 		})
 	}

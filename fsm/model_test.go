@@ -12,11 +12,10 @@ type model struct {
 	now       int64
 	fence     uint64
 	records   map[string]*modelRecord
-	memories  map[string]int64 // request that removed something: remembered until
-	removals  uint64
-	removed   map[string]removal // by key
-	uniques   map[string]string  // field and value: resource
-	resources map[string]string  // id: key and body
+	term      uint64            // of the entry
+	memories  map[string]int64  // request that removed something: remembered until
+	uniques   map[string]string // field and value: resource
+	resources map[string]string // id: key and body
 }
 
 type modelRecord struct {
@@ -27,20 +26,8 @@ type modelRecord struct {
 	block, failed, answered                 bool
 }
 
-// removal is the last time that a command removed the record of a key.
-type removal struct {
-	n     uint64
-	until int64
-}
-
-func (m *model) remove(key string) {
-	delete(m.records, key)
-	m.removals++
-	m.removed[key] = removal{m.removals, m.now + 300_000}
-}
-
 func newModel() *model {
-	return &model{records: map[string]*modelRecord{}, memories: map[string]int64{}, removed: map[string]removal{}, uniques: map[string]string{}, resources: map[string]string{}}
+	return &model{records: map[string]*modelRecord{}, memories: map[string]int64{}, uniques: map[string]string{}, resources: map[string]string{}}
 }
 
 func (x *modelRecord) String() string {
@@ -58,7 +45,7 @@ func (x *modelRecord) finish(now int64, r *Response) string {
 
 // do returns the outcome of c as brief writes it.
 func (m *model) do(c *Command) string {
-	if c.NotAfter != 0 && c.NotAfter < m.now {
+	if c.NotAfter != 0 && c.NotAfter < m.now || c.Term != 0 && c.Term != m.term {
 		return "TOO_LATE"
 	}
 	x := m.records[c.Key]
@@ -84,7 +71,7 @@ func (m *model) do(c *Command) string {
 			return "STALE_FENCE"
 		}
 		if x != nil && x.fence == c.Fence {
-			m.remove(c.Key)
+			delete(m.records, c.Key)
 		}
 		return "OK"
 	case Kind_RESOLVE, Kind_FORGET:
@@ -117,7 +104,7 @@ func (m *model) write(c *Command, x *modelRecord) string {
 	case c.Kind == Kind_RENEW:
 		return "STALE_FENCE"
 	case c.Kind == Kind_FORGET && (c.Force || !stands), c.Kind == Kind_RESOLVE && c.Retry && !stands && x.state != "completed":
-		m.remove(c.Key)
+		delete(m.records, c.Key)
 		m.memories[string(c.RequestId)] = m.now + 300_000
 		return "OK"
 	case c.Kind == Kind_FORGET, c.Kind == Kind_RESOLVE && stands:
@@ -167,9 +154,6 @@ func (m *model) begin(c *Command, x *modelRecord) string {
 		}
 		fresh.attempt = x.attempt + 1
 	}
-	if x == nil && c.SeenRemovals > 0 && m.removed[c.Key].n >= c.SeenRemovals {
-		return "TOO_LATE"
-	}
 	answer := c.Response
 	if c.Kind == Kind_CREATE {
 		for _, u := range c.Uniques {
@@ -208,11 +192,6 @@ func (m *model) expire(limit int) string {
 	for request, ends := range m.memories {
 		if ends <= m.now {
 			due[fmt.Sprint(ends, "t", request)] = func() { delete(m.memories, request) }
-		}
-	}
-	for key, r := range m.removed {
-		if r.until <= m.now {
-			due[fmt.Sprint(r.until, "t", string(nameOf(key)))] = func() { delete(m.removed, key) }
 		}
 	}
 	order := slices.Sorted(maps.Keys(due))

@@ -18,15 +18,16 @@ type history struct {
 // any distance.
 func drawHistory(t *rapid.T) *history {
 	h := &history{model: newModel()}
-	h.model.now = start
+	h.model.now, h.model.term = start, 1
 	h.entries = append(h.entries, LogEntry{Index: 1, Term: 1, Data: EncodeEntry(start, [][]byte{marshal(t, bindCommand())})})
 	h.want = append(h.want, []string{"OK"})
 	var sent []*Command
 	var left []int
 	for i := range rapid.IntRange(1, 30).Draw(t, "entries") {
+		h.model.term += rapid.SampledFrom([]uint64{0, 0, 0, 1}).Draw(t, "elect")
 		index := h.entries[len(h.entries)-1].Index + uint64(rapid.IntRange(1, 2).Draw(t, "gap"))
 		if rapid.IntRange(0, 15).Draw(t, "configure") == 0 {
-			h.entries = append(h.entries, LogEntry{Index: index, Term: 1, Configuration: []byte{byte(i)}})
+			h.entries = append(h.entries, LogEntry{Index: index, Term: h.model.term, Configuration: []byte{byte(i)}})
 			h.want = append(h.want, nil)
 			continue
 		}
@@ -48,7 +49,7 @@ func drawHistory(t *rapid.T) *history {
 			encoded = append(encoded, marshal(t, sent[n]))
 			want = append(want, h.model.do(sent[n]))
 		}
-		h.entries = append(h.entries, LogEntry{Index: index, Term: 1, Data: EncodeEntry(now, encoded)})
+		h.entries = append(h.entries, LogEntry{Index: index, Term: h.model.term, Data: EncodeEntry(now, encoded)})
 		h.want = append(h.want, want)
 	}
 	return h
@@ -82,9 +83,7 @@ func drawCommand(t *rapid.T, m *model, n int) *Command {
 	}
 	c.Lease = rapid.SampledFrom([]int64{100, 500, 1000}).Draw(t, "lease")
 	c.Ttl = rapid.SampledFrom([]int64{1000, 1500, 2000}).Draw(t, "ttl")
-	if (kind == Kind_CLAIM || kind == Kind_CREATE) && rapid.IntRange(0, 3).Draw(t, "tells") > 0 {
-		c.SeenRemovals = m.removals + 1 // it may yet come late
-	}
+	c.Term = rapid.SampledFrom([]uint64{0, m.term, m.term, m.term + 1}).Draw(t, "term")
 	c.Fingerprint = []byte(rapid.SampledFrom([]string{"", "", "", "", "", "f"}).Draw(t, "fingerprint"))
 	switch kind {
 	case Kind_CLAIM:

@@ -1,12 +1,8 @@
 package fsm
 
-import (
-	"crypto/sha256"
-)
-
 // doneTTL is how long the outcome of a command that removed a record is
-// remembered, and that it did, in cluster time: no copy of a command may be
-// applied that long after it was sent (see Command.NotAfter).
+// remembered, in cluster time: no copy of a command may be applied that long
+// after it was sent (see Command.NotAfter).
 const doneTTL = 5 * 60 * 1000
 
 // current returns the place of c's key, and whether a record stands there of
@@ -77,37 +73,7 @@ func (t *transaction) release(c *Command) (*Outcome, error) {
 	case s.rec.State == State_COMPLETED:
 		return stale(), nil
 	}
-	return done(), t.removeByCommand(s)
-}
-
-// removeByCommand removes a record and remembers that: whatever began its key and
-// was sent before may yet come, perhaps again, when nobody waits for it any more.
-func (t *transaction) removeByCommand(s slot) error {
-	if err := t.remove(s); err != nil {
-		return err
-	}
-	t.meta.Removals++
-	return t.remember(t.removalKey(), &Done{Removal: t.meta.Removals})
-}
-
-// removalKey is where the removal of the record under t.record is remembered.
-func (t *transaction) removalKey() []byte {
-	name := sha256.Sum256(t.record)
-	t.other = appendDoneKey(t.other[:0], name[:16])
-	return t.other
-}
-
-// outrun reports whether a command removed the record of c's key after c was
-// sent. A sender that still waits sends c again when it has seen that.
-func (t *transaction) outrun(c *Command) (bool, error) {
-	if c.SeenRemovals == 0 || c.SeenRemovals > t.meta.Removals {
-		return false, nil // it does not say, or has seen them all
-	}
-	d, err := readDone(t.batch, t.removalKey())
-	if err != nil || d == nil {
-		return false, err
-	}
-	return d.Removal > c.SeenRemovals-1, nil
+	return done(), t.remove(s)
 }
 
 // fail records that the owner cannot know the outcome.
@@ -182,34 +148,27 @@ func (t *transaction) forget(c *Command) (*Outcome, error) {
 // removeAndRemember removes a record, which leaves nothing by which a resend
 // of c could be known, and so remembers the outcome by itself.
 func (t *transaction) removeAndRemember(s slot, c *Command) (*Outcome, error) {
-	if err := t.removeByCommand(s); err != nil {
+	if err := t.remove(s); err != nil {
 		return nil, err
 	}
-	o := done()
+	d := &Done{Outcome: done(), ExpiresAt: t.meta.Time + doneTTL}
 	t.other = appendDoneKey(t.other[:0], c.RequestId)
-	return o, t.remember(t.other, &Done{Outcome: o})
-}
-
-// remember stores d under key for as long as such are kept, in place of what may
-// be there.
-func (t *transaction) remember(key []byte, d *Done) error {
-	old, err := readDone(t.batch, key)
+	old, err := readDone(t.batch, t.other)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if old != nil {
-		if err := t.undue(old.ExpiresAt, key); err != nil {
-			return err
+	if old != nil { // over, and not swept yet
+		if err := t.undue(old.ExpiresAt, t.other); err != nil {
+			return nil, err
 		}
 	}
-	d.ExpiresAt = t.meta.Time + doneTTL
-	if t.value, err = appendValue(t.value[:0], key, d); err != nil {
-		return err
+	if t.value, err = appendValue(t.value[:0], t.other, d); err != nil {
+		return nil, err
 	}
-	if err := t.batch.Set(key, t.value); err != nil {
-		return err
+	if err := t.batch.Set(t.other, t.value); err != nil {
+		return nil, err
 	}
-	return t.setDue(d.ExpiresAt, key)
+	return d.Outcome, t.setDue(d.ExpiresAt, t.other)
 }
 
 // remembered returns the outcome of c if it was applied before and removed a
@@ -243,8 +202,8 @@ func openDone(key, value []byte) (*Done, error) {
 	if err := openValue(key, value, d); err != nil {
 		return nil, err
 	}
-	if d.Outcome == nil && d.Removal == 0 {
-		return nil, corrupt(key, "what is remembered is neither an outcome nor a removal")
+	if d.Outcome == nil {
+		return nil, corrupt(key, "a remembered command has no outcome")
 	}
 	return d, nil
 }

@@ -203,7 +203,7 @@ func TestForget(t *testing.T) {
 		{"a request id may forget again once its memory is over", []step{
 			granted1(), completed1(1), {2, forget("F", 1), "OK"},
 			{300_002, claim("B"), "GRANTED claimed fence=2 attempt=1 lease@301002"}, {300_003, forget("F", 2, forced), "OK"},
-			{300_004, forget("F", 2, forced), "OK"}, {600_003, expire(9), "OK 2"},
+			{300_004, forget("F", 2, forced), "OK"}, {600_003, expire(9), "OK 1"},
 		}},
 		{"an absent record is not found", []step{{0, forget("F", 1), "NOT_FOUND"}}},
 		{"retention that ends at this very instant is not found", []step{granted1(), completed1(1), {10_001, forget("F", 1), "NOT_FOUND"}}},

@@ -41,8 +41,6 @@ type state struct {
 	until, at history.Nano
 	// floor is the highest fence that was granted.
 	floor uint64
-	// ended: it is free because its retention is over.
-	ended bool
 	// The response that was last forgotten: until a node that is cut off has
 	// applied that, it may still replay it.
 	ghost            bool
@@ -96,7 +94,7 @@ func (m model) bases(s state, o *operation) []state {
 	}
 	if s.phase == unknown || s.phase == completed {
 		ended := s.absent()
-		ended.ended, ended.at = true, max(s.at, s.until-m.margin)
+		ended.at = max(s.at, s.until-m.margin)
 		add(ended)
 	}
 	return all
@@ -110,7 +108,7 @@ func (m model) settleLoosely(s state, add func(state)) {
 		b := s.completedWith(s.pending, s.since)
 		add(b)
 		b = b.absent()
-		b.ended, b.at = true, max(s.at, s.since+s.ttl-m.margin)
+		b.at = max(s.at, s.since+s.ttl-m.margin)
 		add(b)
 	}
 	if s.loose&mayFail != 0 && s.phase == claimed {
@@ -119,7 +117,7 @@ func (m model) settleLoosely(s state, add func(state)) {
 		b.until = max(s.at, s.since) + s.ttl
 		add(b)
 		b = b.absent()
-		b.ended, b.at = true, max(s.at, s.since+s.ttl-m.margin)
+		b.at = max(s.at, s.since+s.ttl-m.margin)
 		add(b)
 	}
 }
@@ -396,7 +394,7 @@ func (m model) resolve(b, n state, current bool, o *operation) (state, result) {
 func (m model) mayHave(b state, o *operation) []state {
 	switch o.kind {
 	case history.Claim:
-		if m.grantable(b, o) && (b.ended || !o.copied) {
+		if m.grantable(b, o) {
 			return []state{m.granted(b, o)}
 		}
 		return nil

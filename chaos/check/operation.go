@@ -3,7 +3,6 @@ package check
 import (
 	"cmp"
 	"slices"
-	"time"
 
 	"github.com/onced/onced/chaos/history"
 )
@@ -51,8 +50,6 @@ type operation struct {
 	digest   string
 	state    string
 	repeated bool
-	// copied: a copy of a claim that was answered, on its way still.
-	copied bool
 	// loose says what may still become of the claim that was granted, without
 	// any client seeing it happen; pending is the digest it may complete with.
 	loose   loose
@@ -110,7 +107,6 @@ func operations(calls []*history.Call, effects []*history.Effect, o Options) []*
 	}
 	for _, op := range all {
 		all = append(all, op.regrants(o, settled, retaken)...)
-		all = append(all, op.copies()...)
 	}
 	all = slices.DeleteFunc(all, func(op *operation) bool { return op.dropped })
 	slices.SortStableFunc(all, func(a, b *operation) int { return cmp.Compare(a.begin, b.begin) })
@@ -232,29 +228,6 @@ func gatewayOperations(c *history.Call, e *history.Effect) []*operation {
 // the claim, though nothing of it reached the upstream.
 func runEnded(c *history.Call) bool {
 	return c.Answer.Status == 504 || c.Is("upstream-unreachable") || c.Is("upstream-failed") || c.Answer.Problem == "" && !c.Answer.Replayed
-}
-
-const (
-	// resent is how long a call takes at least that its node had to send twice: a node
-	// does so where another one is lost, or cannot be reached.
-	resent = history.Nano(500 * time.Millisecond)
-	// underway is how long a node has a command done at most: its request timeout, and
-	// the 200 ms by which clocks may differ.
-	underway = history.Nano(10*time.Second + 200*time.Millisecond)
-)
-
-// copies returns the copy of a claim that may be under way when another was
-// answered. Once the retention of the key has ended, and then alone, it is a new claim, of which
-// nobody knows.
-func (o *operation) copies() []*operation {
-	if o.kind != history.Claim || o.result == unanswered || o.end-o.begin < resent {
-		return nil
-	}
-	late := *o
-	late.result, late.loose, late.dropped, late.copied = unanswered, 0, false, true
-	late.fence2, late.attempt, late.digest = 0, 0, ""
-	late.end = max(o.end, o.begin+underway)
-	return []*operation{&late}
 }
 
 // maxRetaken bounds the search: so many times, and no more, one call may have

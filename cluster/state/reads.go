@@ -80,13 +80,3 @@ func (s *State) Meta() *fsm.Meta {
 	defer release()
 	return l.machine.Meta()
 }
-
-// Removals is how many records commands had removed, as of what is applied.
-func (s *State) Removals() uint64 {
-	l, release, err := s.acquire()
-	if err != nil {
-		return 0
-	}
-	defer release()
-	return l.machine.Removals()
-}
