@@ -63,7 +63,7 @@ type Node struct {
 	running   chan struct{}
 	started   chan struct{} // closed when start has ended, running or not
 	raft      *raft.Raft
-	term      func() uint64 // raft's; at no time lower than before
+	term      func() uint64 // raft's
 	raftTrans transport
 	stable    StableStore
 	proposer  *proposer

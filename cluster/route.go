@@ -88,10 +88,13 @@ func (n *Node) commit(ctx context.Context, c *fsm.Command) (result, error) {
 				return result{}, &unavailable{maybe}
 			}
 		}
-		if encoded == nil || c.Term != n.term() {
+		if encoded == nil || c.Term < n.term() {
 			var err error
 			if encoded, err = n.encode(ctx, c); err != nil {
 				return result{}, err
+			}
+			if len(encoded) > maxCommand && !maybe { // if it was sent before, it differs by a byte or two
+				return result{}, fmt.Errorf("send command: %d bytes are more than %d", len(encoded), maxCommand)
 			}
 		}
 		r := n.send(ctx, leader, changed, encoded)
@@ -159,17 +162,15 @@ func (n *Node) holdOn(ctx context.Context, tries int, changed <-chan struct{}) e
 // and encodes. Copies of c have terms that do not fall, and a copy takes effect in
 // an entry of its own term alone: so of two in different terms the first does
 // not come second, and of two in one term the leader of it sees to that (see senders).
-// Whichever is answered is the last that can be applied.
+// Whichever is answered is the last that can be applied. not_after does not fall
+// either: abandon waits for the end of them all.
 func (n *Node) encode(ctx context.Context, c *fsm.Command) ([]byte, error) {
 	deadline, _ := ctx.Deadline()
 	c.NotAfter = max(c.NotAfter, n.Now()+time.Until(deadline).Milliseconds()+1)
-	c.Term = n.term()
+	c.Term = max(c.Term, n.term())
 	b, err := c.MarshalVT()
 	if err != nil {
 		return nil, fmt.Errorf("encode command: %w", err)
-	}
-	if len(b) > maxCommand {
-		return nil, fmt.Errorf("encode command: %d bytes are more than %d", len(b), maxCommand)
 	}
 	return b, nil
 }
@@ -230,8 +231,8 @@ func (n *Node) send(ctx context.Context, leader string, changed <-chan struct{},
 // new request id: a waiter may so become the runner.
 //
 // ErrUnavailable after a CLAIM means that nothing was run: a grant that comes to
-// light later is released in the background, but for one with an attempt id,
-// which is that attempt's until its lease ends.
+// light later is released in the background, unless the same attempt has been given
+// it again by then.
 func (n *Node) Begin(ctx context.Context, c *fsm.Command, wait time.Duration) (*fsm.Outcome, error) {
 	wait = min(wait, n.cfg.MaxWait)
 	var expired <-chan time.Time
@@ -305,14 +306,13 @@ func (n *Node) answerLocally(c *fsm.Command) (*fsm.Outcome, error) {
 }
 
 // abandon follows up on a claim whose sender gave up while it may have been
-// applied: until no resend of it can be applied any more, it reads the record
-// and releases the claim if this request was granted it.
-//
-// A claim with an attempt id is left alone: by now the same attempt may have
-// been given the same grant again, under the same fence, and be at work.
+// applied: until no copy of it can be applied any more, it reads the record
+// and releases the claim if this request was granted it. By then the same attempt may
+// have been given the same grant again, under the same fence, and be at work: the
+// state machine knows, and does not release that.
 func (n *Node) abandon(c *fsm.Command, cause error) {
 	var u *unavailable
-	if c.Kind != fsm.Kind_CLAIM || c.AttemptId != "" || !errors.As(cause, &u) || !u.maybe {
+	if c.Kind != fsm.Kind_CLAIM || !errors.As(cause, &u) || !u.maybe {
 		return
 	}
 	request, notAfter, ns, key := c.RequestId, c.NotAfter, c.Namespace, c.Key
@@ -334,9 +334,9 @@ func (n *Node) releaseUnused(request []byte, notAfter int64, ns, key string) boo
 		return false
 	}
 	rec := o.Record
-	if o.Code != fsm.Code_OK || rec.GetState() == fsm.State_COMPLETED || string(rec.GetRequestId()) != string(request) {
+	if o.Code != fsm.Code_OK || rec.GetState() == fsm.State_COMPLETED || rec.GetAnswered() || string(rec.GetRequestId()) != string(request) {
 		return o.Time > notAfter
 	}
-	_, _ = n.Propose(n.context, &fsm.Command{Kind: fsm.Kind_RELEASE, Namespace: ns, Key: key, Fence: rec.Fence})
+	_, _ = n.Propose(n.context, &fsm.Command{Kind: fsm.Kind_RELEASE, Namespace: ns, Key: key, Fence: rec.Fence, Unanswered: true})
 	return false // the next look says what became of it
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -383,11 +384,41 @@ func TestACommandThatNobodyUnderstandsIsRefusedAndStopsNobody(t *testing.T) {
 
 func TestAClaimThatLapsedUnusedIsReleased(t *testing.T) {
 	c := startCluster(t, 3, nil)
-	claim := claimOf("k", "", 100*time.Millisecond, fsm.OnLapse_BLOCK)
-	c.propose(0, claim, fsm.Code_GRANTED)
-	eventually(t, "the lease to lapse", func() bool { return c.read(0, "k").State == fsm.State_UNKNOWN })
-	c.nodes[0].abandon(claim, &unavailable{maybe: true})
-	eventually(t, "the key to be free", func() bool { return c.read(1, "k") == nil })
+	for _, attempt := range []string{"", "A"} {
+		claim := claimOf("k", attempt, 100*time.Millisecond, fsm.OnLapse_BLOCK)
+		c.propose(0, claim, fsm.Code_GRANTED)
+		eventually(t, "the lease to lapse", func() bool { return c.read(0, "k").State == fsm.State_UNKNOWN })
+		c.nodes[0].abandon(claim, &unavailable{maybe: true})
+		eventually(t, "the key to be free", func() bool { return c.read(1, "k") == nil })
+	}
+}
+
+// TestAResendIsStampedWithTheTermOfTheDay: in the term of the leader before it would
+// change nothing.
+func TestAResendIsStampedWithTheTermOfTheDay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, sent := scriptedLeader(t, result{verdict: unknown}, result{verdict: unknown}, result{verdict: applied, outcome: &fsm.Outcome{Code: fsm.Code_OK}})
+		terms := []uint64{7, 8, 8, 6}
+		n.term = func() uint64 {
+			now := terms[0]
+			terms = terms[min(1, len(terms)-1):]
+			return now
+		}
+		if _, err := n.Propose(t.Context(), &fsm.Command{Kind: fsm.Kind_READ}); err != nil {
+			t.Fatal(err)
+		}
+		var got []uint64
+		for _, b := range sent() {
+			term, err := fsm.CheckCommand(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, term)
+		}
+		if want := []uint64{7, 8, 8}; !slices.Equal(got, want) {
+			t.Errorf("it was sent in terms %v, want %v", got, want)
+		}
+	})
 }
 
 func TestAGrantThatTheSameAttemptHoldsIsNotReleasedUnderIt(t *testing.T) {

@@ -48,7 +48,14 @@ type senders struct {
 	byID map[string]*sender
 }
 
-// sender is one of them. Of its connections the newest alone counts.
+// incoming is a connection over which a peer sends commands.
+type incoming struct {
+	peer   string // its node id
+	sender *sender
+	opening
+}
+
+// sender is one of the peers. Of its connections the newest alone counts.
 type sender struct {
 	mu     sync.Mutex
 	newest opening

@@ -54,7 +54,13 @@ func TestTheNewestConnectionAloneCounts(t *testing.T) {
 			t.Errorf("%v is opened: %v", step.over, err)
 		}
 		proposed := false
-		if err := s.propose(step.over, func() { proposed = true }); (err == nil) != step.proposes || proposed != step.proposes {
+		propose := func() {
+			if proposed = true; s.mu.TryLock() {
+				t.Errorf("%v: another may be opened while it is proposed", step.over)
+				s.mu.Unlock()
+			}
+		}
+		if err := s.propose(step.over, propose); (err == nil) != step.proposes || proposed != step.proposes {
 			t.Errorf("over %v it is proposed: %v (%v)", step.over, proposed, err)
 		}
 	}
@@ -91,11 +97,11 @@ func TestACommandOverAConnectionThatWasLeftIsNotProposed(t *testing.T) {
 	if err != nil || granted.outcome.GetCode() != fsm.Code_GRANTED {
 		t.Fatalf("it was answered %+v (%v)", granted, err)
 	}
-	if _, err := connect(1).ask(ctx, framePing, []byte("{}")); !errors.Is(err, errBroken) {
+	if _, err := connect(1).ask(ctx, framePing, []byte("{}")); !errors.Is(err, errBroken) && !errors.Is(err, errNotSent) {
 		t.Errorf("a connection that comes behind the next one is served: %v", err)
 	}
 	c.propose(leader, &fsm.Command{Kind: fsm.Kind_RELEASE, Namespace: claim.Namespace, Key: claim.Key, Fence: granted.outcome.Record.Fence}, fsm.Code_OK)
-	if late, err := first.ask(ctx, framePropose, encoded); !errors.Is(err, errBroken) {
+	if late, err := first.ask(ctx, framePropose, encoded); !errors.Is(err, errBroken) && !errors.Is(err, errNotSent) {
 		t.Errorf("a copy over the connection before was answered %+v (%v)", late, err)
 	}
 	if rec := c.read(follower, "left"); rec != nil {
@@ -120,8 +126,13 @@ func TestACopyForWhoLedBeforeChangesNothing(t *testing.T) {
 	c.handOver(leader)
 	c.begin(sender, claimOf("other", "", time.Hour, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED) // it grants
 	to, changed := c.nodes[sender].leadership.leader()
-	if late := c.nodes[sender].send(ctx, to, changed, encoded); late.outcome.GetCode() != fsm.Code_TOO_LATE {
-		t.Errorf("it was answered %+v", late)
+	if late := c.nodes[sender].send(ctx, to, changed, encoded); late.verdict != notApplied {
+		t.Errorf("the leader answered %+v", late)
+	}
+	here := make(chan result, 1)
+	c.nodes[leader].proposer.propose(proposal{command: encoded, done: func(r result) { here <- r }})
+	if late := <-here; late.outcome.GetCode() != fsm.Code_TOO_LATE {
+		t.Errorf("in the log it was answered %+v", late)
 	}
 	if rec := c.read(sender, "late"); rec != nil {
 		t.Errorf("it left %v", rec)

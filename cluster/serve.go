@@ -36,30 +36,33 @@ func (n *Node) serveCommands(ctx context.Context, conn net.Conn, from string) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	r := bufio.NewReaderSize(conn, 64<<10)
-	o, err := readOpening(r)
-	if err == nil {
-		err = n.senders.of(from).open(o)
+	in := incoming{peer: from, sender: n.senders.of(from)}
+	var err error
+	if in.opening, err = readOpening(r); err == nil {
+		err = in.sender.open(in.opening)
 	}
 	for err == nil {
 		var f frame
 		if f, err = readFrame(r); err == nil {
-			err = n.answer(w, f, from, o)
+			err = n.answer(w, f, in)
 		}
 	}
-	if errors.Is(err, errOpening) || errors.Is(err, errMalformed) {
+	switch {
+	case errors.Is(err, errOpening), errors.Is(err, errMalformed):
 		n.log.Warn("a peer's connection is of no use", "peer", from, "err", err)
+	case errors.Is(err, errLeft):
+		n.log.Debug("a peer's connection is ended", "peer", from, "err", err)
 	}
 }
 
 var errMalformed = errors.New("malformed frame")
 
-// answer deals with one frame of the connection that began with over, without
-// blocking. After an error the connection is to end. A command that comes here is
-// never sent on: one hop at most.
-func (n *Node) answer(w *frameWriter, f frame, from string, over opening) error {
+// answer deals with one frame that came in, without blocking. After an error the
+// connection is to end. A command that comes here is never sent on: one hop at most.
+func (n *Node) answer(w *frameWriter, f frame, in incoming) error {
 	switch f.kind {
 	case framePropose:
-		return n.takeCommand(w, f, from, over)
+		return n.takeCommand(w, f, in)
 	case framePing:
 		var p ping
 		if err := json.Unmarshal(f.payload, &p); err != nil {
@@ -84,14 +87,18 @@ func (n *Node) answer(w *frameWriter, f frame, from string, over opening) error 
 
 // takeCommand proposes what a peer encoded. An entry with a command that this
 // binary does not understand would stop every node that is like this one, so
-// it is refused, as a newer leader may understand it.
-func (n *Node) takeCommand(w *frameWriter, f frame, from string, over opening) error {
-	if err := fsm.CheckCommand(f.payload); err != nil {
-		n.log.Warn("a peer sent a command that this node does not understand", "peer", from, "err", err)
+// it is refused, as a newer leader may understand it. One of another term would
+// change nothing.
+func (n *Node) takeCommand(w *frameWriter, f frame, in incoming) error {
+	term, err := fsm.CheckCommand(f.payload)
+	if err != nil {
+		n.log.Warn("a peer sent a command that this node does not understand", "peer", in.peer, "err", err)
+	}
+	if err != nil || term != n.term() {
 		w.reply(f.id, result{verdict: notApplied})
 		return nil
 	}
-	return n.senders.of(from).propose(over, func() {
+	return in.sender.propose(in.opening, func() {
 		n.proposer.propose(proposal{command: f.payload, done: func(r result) { w.reply(f.id, r) }})
 	})
 }

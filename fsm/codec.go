@@ -114,12 +114,12 @@ func decodeCommand(b []byte) (*Command, error) {
 	return c, nil
 }
 
-// CheckCommand reports whether this binary would apply b, an encoded Command:
-// the error is ErrUndecodable if not. Whoever puts into the log what others
-// encoded checks it first, for there it would stop every node.
-func CheckCommand(b []byte) error {
-	_, err := decodeCommand(b)
-	return err
+// CheckCommand reports whether this binary would apply b, an encoded Command, and
+// in entries of which term: the error is ErrUndecodable if not. Whoever puts into
+// the log what others encoded checks it first, for there it would stop every node.
+func CheckCommand(b []byte) (term uint64, err error) {
+	c, err := decodeCommand(b)
+	return c.GetTerm(), err
 }
 
 // onlyKnown reports whether every field and every enumerated value in c, at

@@ -703,7 +703,9 @@ type Command struct {
 	// The raft term in which the sender sent this copy. In an entry of another term it
 	// changes nothing, so that copies of a command take effect in the order in which
 	// they were sent. 0: it does not say.
-	Term          uint64 `protobuf:"varint,23,opt,name=term,proto3" json:"term,omitempty"`
+	Term uint64 `protobuf:"varint,23,opt,name=term,proto3" json:"term,omitempty"`
+	// RELEASE: only a grant that did not come through (see Record.answered).
+	Unanswered    bool `protobuf:"varint,24,opt,name=unanswered,proto3" json:"unanswered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -890,6 +892,13 @@ func (x *Command) GetTerm() uint64 {
 		return x.Term
 	}
 	return 0
+}
+
+func (x *Command) GetUnanswered() bool {
+	if x != nil {
+		return x.Unanswered
+	}
+	return false
 }
 
 // Entry is the payload of one log entry: many commands, applied in order.
@@ -1524,7 +1533,7 @@ const file_fsm_proto_rawDesc = "" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\traft_addr\x18\x02 \x01(\tR\braftAddr\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\fR\vincarnation\"\xc5\x05\n" +
+	"\vincarnation\x18\x03 \x01(\fR\vincarnation\"\xe5\x05\n" +
 	"\aCommand\x12&\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x12.onced.fsm.v1.KindR\x04kind\x12\x1d\n" +
 	"\n" +
@@ -1552,7 +1561,10 @@ const file_fsm_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x14 \x01(\fR\tclusterId\x12.\n" +
 	"\amembers\x18\x15 \x03(\v2\x14.onced.fsm.v1.MemberR\amembers\x12\x12\n" +
-	"\x04term\x18\x17 \x01(\x04R\x04termJ\x04\b\x16\x10\x17\"7\n" +
+	"\x04term\x18\x17 \x01(\x04R\x04term\x12\x1e\n" +
+	"\n" +
+	"unanswered\x18\x18 \x01(\bR\n" +
+	"unansweredJ\x04\b\x16\x10\x17\"7\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x1a\n" +
 	"\bcommands\x18\x02 \x03(\fR\bcommands\"\xe2\x04\n" +

@@ -103,6 +103,7 @@ func drawCommand(t *rapid.T, m *model, n int) *Command {
 		if x := m.records[c.Key]; x != nil && rapid.IntRange(0, 3).Draw(t, "current") > 0 {
 			c.Fence = x.fence
 		}
+		c.Unanswered = kind == Kind_RELEASE && rapid.Bool().Draw(t, "unanswered")
 		c.Retry, c.Force = kind == Kind_RESOLVE && rapid.Bool().Draw(t, "retry"), rapid.Bool().Draw(t, "force")
 		if kind == Kind_COMPLETE || kind == Kind_RESOLVE && !c.Retry {
 			c.Response = response(200, rapid.SampledFrom([]string{"x", "y"}).Draw(t, "body"))

@@ -145,8 +145,8 @@ func complete(fence uint64, body string) *Command {
 	return command(Kind_COMPLETE, "complete", []change{fenced(fence), answering(body)})
 }
 
-func release(fence uint64) *Command {
-	return command(Kind_RELEASE, "release", []change{fenced(fence)})
+func release(fence uint64, changes ...change) *Command {
+	return command(Kind_RELEASE, "release", append([]change{fenced(fence)}, changes...))
 }
 
 func fail(fence uint64) *Command { return command(Kind_FAIL, "fail", []change{fenced(fence)}) }
@@ -185,6 +185,7 @@ func notAfter(ms int64) change     { return func(c *Command) { c.NotAfter = star
 func block(c *Command)             { c.OnLapse = OnLapse_BLOCK }
 func retrying(c *Command)          { c.Retry = true }
 func forced(c *Command)            { c.Force = true }
+func ifUnanswered(c *Command)      { c.Unanswered = true }
 
 func unique(field, value string) change {
 	return func(c *Command) {

@@ -97,6 +97,14 @@ func TestRelease(t *testing.T) {
 			granted1(), takenOver(1000), {1001, release(1), "OK"},
 			{1002, claim("C"), "IN_FLIGHT claimed fence=2 attempt=2 lease@2000"},
 		}},
+		{"a grant that nobody is known to have", []step{granted1(attempt("me")), {1, release(1, ifUnanswered), "OK"}, again}},
+		{"one that the same attempt has by now", []step{
+			granted1(attempt("me")), {1, claim("B", attempt("me")), "GRANTED repeated claimed fence=1 attempt=1 lease@1000"},
+			{2, release(1, ifUnanswered), "STALE_FENCE"}, {3, release(1), "OK"},
+		}},
+		{"one that was renewed", []step{
+			granted1(), {1, renew(1, 1000), "OK claimed fence=1 attempt=1 lease@1001"}, {2, release(1, ifUnanswered), "STALE_FENCE"},
+		}},
 		{"a completed record is stale", []step{
 			granted1(), completed1(1), {2, release(1), "STALE_FENCE"},
 			{3, claim("B"), "REPLAY completed fence=1 attempt=1 ends@10001 200:done"},

@@ -271,9 +271,15 @@ func TestOneKey(t *testing.T) {
 			s.refused(history.Claim, 20, 30, "in-progress")
 			s.claim(40, 50, 2, 1)
 		}, ""},
-		{"an attempt that may come back is not released by itself", func(s *story) {
+		{"so is an attempt that has not come back", func(s *story) {
 			s.refused(history.Claim, 0, 10, "unavailable").AttemptID = "w"
 			s.refused(history.Claim, 20, 30, "in-progress")
+			s.claim(40, 50, 2, 1)
+		}, ""},
+		{"an attempt that has come back is not", func(s *story) {
+			s.refused(history.Claim, 0, 10, "unavailable").AttemptID = "w"
+			again := s.claim(20, 30, 1, 1)
+			again.AttemptID, again.Answer.Repeated = "w", true
 			s.claim(40, 50, 2, 1)
 		}, wrong},
 		{"nothing was sent, so nothing was done", func(s *story) {

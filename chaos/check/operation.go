@@ -131,7 +131,7 @@ func operationOf(c *history.Call) *operation {
 	if c.Ambiguous() {
 		op.end = history.Never
 		op.dropped = c.Kind == history.Get || c.Kind == history.Renew || c.Failure == Unsent
-		if c.Kind == history.Claim && c.AttemptID == "" {
+		if c.Kind == history.Claim {
 			op.loose = mayRelease
 		}
 		return op
