@@ -32,7 +32,7 @@ type scaleCommand struct {
 const (
 	maxLevel       = 100_000_000
 	shortestEnding = 2 * time.Second // ttl of keys that end while they are measured
-	expiryTurns    = 3               // with keys that end, and without
+	expiryTurns    = 5               // with keys that end, and without
 	settledFor     = 3 * time.Second // without a compaction
 	settledWithin  = 10 * time.Minute
 	sweptWithin    = 2 * time.Minute
