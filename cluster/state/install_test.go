@@ -460,6 +460,9 @@ func TestDamageIsNotInstalled(t *testing.T) {
 			if err := target.Restore(io.NopCloser(bytes.NewReader(data))); !errors.Is(err, fsm.ErrCorrupt) {
 				t.Errorf("restored: error %v", err)
 			}
+			if err := Load(filepath.Join(t.TempDir(), "loaded"), bytes.NewReader(data)); !errors.Is(err, fsm.ErrCorrupt) {
+				t.Errorf("loaded: error %v", err)
+			}
 			wantJournal(t, target, 20)
 		})
 	}

@@ -36,6 +36,10 @@ func load(dir string, stream io.Reader) error {
 	if err := s.disk.Unpack(stream, s.storeDir(c.Store)); err != nil {
 		return err
 	}
+	// It is checked as one that a leader sends is, before anything is written to it.
+	if _, err := inspect(s.disk, s.storeDir(c.Store)); err != nil {
+		return err
+	}
 	if err := reseat(s.disk, s.storeDir(c.Store)); err != nil {
 		return err
 	}
@@ -48,10 +52,7 @@ func reseat(disk Disk, dir string) error {
 	if err != nil {
 		return err
 	}
-	if _, err = machine.Hash(); err == nil { // which reads everything
-		err = machine.Reseat()
-	}
-	if err == nil {
+	if err = machine.Reseat(); err == nil {
 		err = data.Sync()
 	}
 	err = errors.Join(err, data.Close())
