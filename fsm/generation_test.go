@@ -91,19 +91,46 @@ func TestWhatIsInGenerationsOutlivesReopening(t *testing.T) {
 	}
 }
 
-// wantAll scans s from end to end.
+// waysThrough are the ways to see all that is in s.
+func waysThrough(s Store) map[string]func(visit func(key, value []byte) bool) error {
+	ways := map[string]func(func(key, value []byte) bool) error{
+		"scan": func(visit func(key, value []byte) bool) error { return s.Scan(nil, nil, visit) },
+	}
+	if w, ok := s.(walker); ok {
+		ways["walk"] = w.Walk
+	}
+	return ways
+}
+
+// wantAll goes through s from end to end.
 func wantAll(t *testing.T, s Store, model map[string]string) {
 	t.Helper()
-	n := 0
-	check(t, s.Scan(nil, nil, func(key, value []byte) bool {
-		if want, ok := model[string(key)]; !ok || want != string(value) {
-			t.Errorf("%s is %q, want %q, %v", key, value, want, ok)
+	for name, way := range waysThrough(s) {
+		seen := map[string]bool{}
+		check(t, way(func(key, value []byte) bool {
+			if want, ok := model[string(key)]; !ok || want != string(value) || seen[string(key)] {
+				t.Errorf("%s: %s is %q, want %q, %v; seen before: %v", name, key, value, want, ok, seen[string(key)])
+			}
+			seen[string(key)] = true
+			return true
+		}))
+		if len(seen) != len(model) {
+			t.Errorf("%s: %d keys, want %d", name, len(seen), len(model))
 		}
-		n++
-		return true
-	}))
-	if n != len(model) {
-		t.Errorf("%d keys, want %d", n, len(model))
+	}
+}
+
+func TestAWalkEndsWhereItIsTold(t *testing.T) {
+	p := openPebble(t, t.TempDir(), PebbleOptions{GenerationKeys: 2})
+	for i := range 3 { // in no generation, and in four
+		fill(t, p, fmt.Sprint("d", i), "v", fmt.Sprint("r", i), "v", fmt.Sprint("s", i), "v")
+	}
+	for limit := 1; limit <= 9; limit++ {
+		n := 0
+		check(t, p.Walk(func(_, _ []byte) bool { n++; return n < limit }))
+		if n != limit {
+			t.Errorf("it saw %d keys, want %d", n, limit)
+		}
 	}
 }
 
@@ -315,12 +342,14 @@ func TestDamageToWhatIsWrittenOfGenerations(t *testing.T) {
 			test.damage(t, p.db, bytes.Clone(value))
 			check(t, p.Sync())
 			check(t, p.Close())
-			p, err = OpenPebble("db", PebbleOptions{FS: disk, ReadOnly: true})
-			if err == nil {
-				err = errors.Join(p.Scan(nil, nil, func(_, _ []byte) bool { return true }), p.Close())
-			}
-			if err == nil || !strings.Contains(err.Error(), test.says) || !errors.Is(err, ErrCorrupt) && test.says != "another version" {
-				t.Errorf("it says %v, want %q", err, test.says)
+			for _, way := range []string{"scan", "walk"} {
+				p, err := OpenPebble("db", PebbleOptions{FS: disk, ReadOnly: true})
+				if err == nil {
+					err = errors.Join(waysThrough(p)[way](func(_, _ []byte) bool { return true }), p.Close())
+				}
+				if err == nil || !strings.Contains(err.Error(), test.says) || !errors.Is(err, ErrCorrupt) && test.says != "another version" {
+					t.Errorf("%s: it says %v, want %q", way, err, test.says)
+				}
 			}
 		})
 	}

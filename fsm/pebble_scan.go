@@ -4,6 +4,7 @@ package fsm
 
 import (
 	"bytes"
+	"cmp"
 	"container/heap"
 	"fmt"
 
@@ -12,12 +13,50 @@ import (
 
 // Scan implements Store. A nil bound is no bound. It reads all generations side by
 // side, which takes some memory and time for each.
-func (p *Pebble) Scan(from, to []byte, visit func(key, value []byte) bool) (err error) {
+func (p *Pebble) Scan(from, to []byte, visit func(key, value []byte) bool) error {
 	aged := []byte{firstAged}
 	if to != nil && bytes.Compare(to, aged) <= 0 {
 		_, err := scanRange(p.db, from, to, visit)
 		return err
 	}
+	return p.inSnapshot(func(r pebble.Reader, all []*generation) error {
+		if bytes.Compare(from, aged) < 0 {
+			if goOn, err := scanRange(r, from, aged, visit); !goOn || err != nil {
+				return err
+			}
+			from = nil
+		}
+		return p.scanGenerations(r, all, from, to, visit)
+	})
+}
+
+// Walk calls visit with each key once, from one consistent view, until visit returns
+// false: generation after generation, as they lie on the disk.
+func (p *Pebble) Walk(visit func(key, value []byte) bool) error {
+	return p.inSnapshot(func(r pebble.Reader, all []*generation) error {
+		if goOn, err := scanRange(r, nil, []byte{firstAged}, visit); !goOn || err != nil {
+			return err
+		}
+		seen := sightings{}
+		for _, g := range all {
+			var lost error
+			from, to := g.bounds()
+			goOn, err := scanRange(r, from, to, func(key, value []byte) bool {
+				if lost = p.sight(seen, key); lost != nil {
+					return false
+				}
+				return visit(key[agedPrefix:], value)
+			})
+			if err = cmp.Or(err, lost); !goOn || err != nil {
+				return err
+			}
+		}
+		return p.checkCounts(seen, all)
+	})
+}
+
+// inSnapshot calls read with what is stored at this moment, and the generations of it.
+func (p *Pebble) inSnapshot(read func(pebble.Reader, []*generation) error) (err error) {
 	var snapshot *pebble.Snapshot
 	all := p.ages.snapshot(func() { snapshot = p.db.NewSnapshot() })
 	defer func() {
@@ -25,13 +64,7 @@ func (p *Pebble) Scan(from, to []byte, visit func(key, value []byte) bool) (err 
 			err = storeError("scan store", e)
 		}
 	}()
-	if bytes.Compare(from, aged) < 0 {
-		if goOn, err := scanRange(snapshot, from, aged, visit); !goOn || err != nil {
-			return err
-		}
-		from = nil
-	}
-	return p.scanGenerations(snapshot, all, from, to, visit)
+	return read(snapshot, all)
 }
 
 // scanRange visits what Pebble has in [from, to), and reports whether visit would
@@ -77,38 +110,53 @@ func (p *Pebble) scanGenerations(r pebble.Reader, all []*generation, from, to []
 			return storeError("scan store", err)
 		}
 	}
-	counted := map[uint32]int{}
+	seen := sightings{}
 	for heap.Init(&next); len(next.waiting) > 0; {
 		first := next.waiting[0]
 		value, err := first.ValueAndErr()
 		if err != nil {
 			return storeError("scan store", err)
 		}
-		key := first.Key()[agedPrefix:]
-		if p.readOnly {
-			if !p.ages.has(ageOf(first.Key()), key) {
-				return corrupt(key, "the hashes of its generation do not have it")
-			}
-			counted[ageOf(first.Key())]++
+		if err := p.sight(seen, first.Key()); err != nil {
+			return err
 		}
-		if !visit(key, value) {
+		if !visit(first.Key()[agedPrefix:], value) {
 			return nil
 		}
 		if err := next.step(); err != nil {
 			return storeError("scan store", err)
 		}
 	}
-	if p.readOnly && from == nil && to == nil {
-		return checkCounts(all, counted)
+	if from == nil && to == nil {
+		return p.checkCounts(seen, all)
 	}
 	return nil
 }
 
-// checkCounts holds what is written down of generations against the keys that they have.
-func checkCounts(all []*generation, counted map[uint32]int) error {
+// sightings are how many keys of each generation were seen.
+type sightings map[uint32]int
+
+// sight counts one of Pebble's own keys, and checks that it would be found. Where
+// the store is written to meanwhile there is nothing to hold it against.
+func (p *Pebble) sight(seen sightings, key []byte) error {
+	if !p.readOnly {
+		return nil
+	}
+	if !p.ages.has(ageOf(key), key[agedPrefix:]) {
+		return corrupt(key[agedPrefix:], "the hashes of its generation do not have it")
+	}
+	seen[ageOf(key)]++
+	return nil
+}
+
+// checkCounts holds what is written down of generations against the keys that were seen.
+func (p *Pebble) checkCounts(seen sightings, all []*generation) error {
+	if !p.readOnly {
+		return nil
+	}
 	for _, g := range all {
-		if g.keys != counted[g.number] {
-			return corrupt(countKey(g.number), fmt.Sprintf("its generation has %d keys, not %d", counted[g.number], g.keys))
+		if g.keys != seen[g.number] {
+			return corrupt(countKey(g.number), fmt.Sprintf("its generation has %d keys, not %d", seen[g.number], g.keys))
 		}
 	}
 	return nil
