@@ -159,14 +159,13 @@ func (n *Node) holdOn(ctx context.Context, tries int, changed <-chan struct{}) e
 }
 
 // encode stamps not_after from the caller's deadline in cluster time, and the term,
-// and encodes. Copies of c have terms that do not fall, and a copy takes effect in
-// an entry of its own term alone: so of two in different terms the first does
+// and encodes. A node's terms do not fall, and what it sends takes effect in an
+// entry of its own term alone: so of two copies in different terms the first does
 // not come second, and of two in one term the leader of it sees to that (see senders).
-// Whichever is answered is the last that can be applied. not_after does not fall
-// either: abandon waits for the end of them all.
+// Whichever is answered is the last that can be applied.
 func (n *Node) encode(ctx context.Context, c *fsm.Command) ([]byte, error) {
 	deadline, _ := ctx.Deadline()
-	c.NotAfter = max(c.NotAfter, n.Now()+time.Until(deadline).Milliseconds()+1)
+	c.NotAfter = n.Now() + time.Until(deadline).Milliseconds() + 1
 	c.Term = max(c.Term, n.term())
 	b, err := c.MarshalVT()
 	if err != nil {
@@ -231,8 +230,8 @@ func (n *Node) send(ctx context.Context, leader string, changed <-chan struct{},
 // new request id: a waiter may so become the runner.
 //
 // ErrUnavailable after a CLAIM means that nothing was run: a grant that comes to
-// light later is released in the background, unless the same attempt has been given
-// it again by then.
+// light later is released in the background, unless another request of the same
+// attempt has been given it by then.
 func (n *Node) Begin(ctx context.Context, c *fsm.Command, wait time.Duration) (*fsm.Outcome, error) {
 	wait = min(wait, n.cfg.MaxWait)
 	var expired <-chan time.Time
@@ -306,19 +305,18 @@ func (n *Node) answerLocally(c *fsm.Command) (*fsm.Outcome, error) {
 }
 
 // abandon follows up on a claim whose sender gave up while it may have been
-// applied: until no copy of it can be applied any more, it reads the record
-// and releases the claim if this request was granted it. By then the same attempt may
-// have been given the same grant again, under the same fence, and be at work: the
-// state machine knows, and does not release that.
+// applied: it reads the record and releases the claim if this request was granted it.
+// The same attempt may have been given the same grant again, under the same fence,
+// and be at work: the state machine knows, and does not release that.
 func (n *Node) abandon(c *fsm.Command, cause error) {
 	var u *unavailable
 	if c.Kind != fsm.Kind_CLAIM || !errors.As(cause, &u) || !u.maybe {
 		return
 	}
-	request, notAfter, ns, key := c.RequestId, c.NotAfter, c.Namespace, c.Key
+	request, ns, key := c.RequestId, c.Namespace, c.Key
 	n.goes(func() {
 		for tries := 0; n.context.Err() == nil; tries++ {
-			if n.releaseUnused(request, notAfter, ns, key) {
+			if n.releaseUnused(request, ns, key) {
 				return
 			}
 			_ = n.holdOn(n.context, tries, nil)
@@ -327,15 +325,17 @@ func (n *Node) abandon(c *fsm.Command, cause error) {
 }
 
 // releaseUnused makes one try of abandon and reports whether there is nothing
-// left to do. A claim that lapsed meanwhile is released too: nobody ran it.
-func (n *Node) releaseUnused(request []byte, notAfter int64, ns, key string) bool {
+// left to do: the read comes behind every copy of the claim, as it was sent behind
+// them by the same node (see encode). A claim that lapsed meanwhile is released
+// too: nobody ran it.
+func (n *Node) releaseUnused(request []byte, ns, key string) bool {
 	o, err := n.Propose(n.context, &fsm.Command{Kind: fsm.Kind_READ, Namespace: ns, Key: key})
 	if err != nil {
 		return false
 	}
 	rec := o.Record
-	if o.Code != fsm.Code_OK || rec.GetState() == fsm.State_COMPLETED || rec.GetAnswered() || string(rec.GetRequestId()) != string(request) {
-		return o.Time > notAfter
+	if o.Code != fsm.Code_OK || rec.GetState() == fsm.State_COMPLETED || rec.GetAnswered() || rec.GetFailed() || string(rec.GetRequestId()) != string(request) {
+		return true
 	}
 	_, _ = n.Propose(n.context, &fsm.Command{Kind: fsm.Kind_RELEASE, Namespace: ns, Key: key, Fence: rec.Fence, Unanswered: true})
 	return false // the next look says what became of it

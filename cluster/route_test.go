@@ -348,18 +348,19 @@ func TestReadinessIsJudgedByTimeBehind(t *testing.T) {
 func TestACommandThatNobodyUnderstandsIsRefusedAndStopsNobody(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	leader, follower := c.leader(), c.follower()
-	known, err := (&fsm.Command{Kind: fsm.Kind_READ}).MarshalVT()
+	term := c.nodes[leader].term() // so that nothing else is wrong with them
+	known, err := (&fsm.Command{Kind: fsm.Kind_READ, Term: term}).MarshalVT()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ofLevel, err := (&fsm.Command{Kind: fsm.Kind_FEATURE_LEVEL, Level: fsm.FeatureLevel + 1}).MarshalVT()
+	ofLevel, err := (&fsm.Command{Kind: fsm.Kind_FEATURE_LEVEL, Level: fsm.FeatureLevel + 1, Term: term}).MarshalVT()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, command := range map[string][]byte{
 		"nothing":                {},
 		"no encoding":            {0xff, 0xff, 0xff},
-		"a kind of later":        {8, 99},
+		"a kind of later":        append([]byte{8, 99}, known[2:]...),
 		"a field of later":       append(known, 0xf8, 0x3f, 1),
 		"a level of later":       ofLevel,
 		"one that is cut in two": known[:1],

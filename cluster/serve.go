@@ -88,7 +88,7 @@ func (n *Node) answer(w *frameWriter, f frame, in incoming) error {
 // takeCommand proposes what a peer encoded. An entry with a command that this
 // binary does not understand would stop every node that is like this one, so
 // it is refused, as a newer leader may understand it. One of another term would
-// change nothing.
+// change nothing, and each has one.
 func (n *Node) takeCommand(w *frameWriter, f frame, in incoming) error {
 	term, err := fsm.CheckCommand(f.payload)
 	if err != nil {

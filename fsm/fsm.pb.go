@@ -704,7 +704,8 @@ type Command struct {
 	// changes nothing, so that copies of a command take effect in the order in which
 	// they were sent. 0: it does not say.
 	Term uint64 `protobuf:"varint,23,opt,name=term,proto3" json:"term,omitempty"`
-	// RELEASE: only a grant that did not come through (see Record.answered).
+	// RELEASE: only a grant that nobody is known to have: neither answered nor
+	// failed (see Record).
 	Unanswered    bool `protobuf:"varint,24,opt,name=unanswered,proto3" json:"unanswered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -985,7 +986,7 @@ type Record struct {
 	// UNKNOWN because the owner said so, not because its lease lapsed.
 	Failed bool `protobuf:"varint,17,opt,name=failed,proto3" json:"failed,omitempty"`
 	// The grant came through: its holder renewed it, or another request of the
-	// same attempt got it too. Then a resend of the request that was granted it
+	// same attempt was given it too. Then a resend of the request that was granted it
 	// may no longer have it afresh once it lapsed.
 	Answered      bool `protobuf:"varint,18,opt,name=answered,proto3" json:"answered,omitempty"`
 	unknownFields protoimpl.UnknownFields

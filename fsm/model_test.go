@@ -67,7 +67,7 @@ func (m *model) do(c *Command) string {
 		}
 		return "OK" + seen.String()
 	case Kind_RELEASE:
-		if c.Fence == 0 || c.Fence > m.fence || x != nil && x.fence == c.Fence && (x.state == "completed" || c.Unanswered && x.answered) {
+		if c.Fence == 0 || c.Fence > m.fence || x != nil && x.fence == c.Fence && (x.state == "completed" || c.Unanswered && (x.answered || x.failed)) {
 			return "STALE_FENCE"
 		}
 		if x != nil && x.fence == c.Fence {

@@ -30,8 +30,8 @@ type PebbleOptions struct {
 	// GenerationKeys is how many keys are kept together by their age at most, and
 	// GenerationBytes of how many bytes. Default 262,144 and 256 MiB.
 	GenerationKeys, GenerationBytes int
-	// ReadOnly opens an existing store for reading alone. Scans then check, too, that
-	// each key can be found by Get, and a scan of all how many there are.
+	// ReadOnly opens an existing store for reading alone. A Scan or Walk then checks, too, that
+	// each key can be found by Get, and one of all how many there are.
 	ReadOnly bool
 	// Log takes errors of the store's background work. Default: discarded.
 	Log *slog.Logger

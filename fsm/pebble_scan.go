@@ -4,8 +4,8 @@ package fsm
 
 import (
 	"bytes"
-	"cmp"
 	"container/heap"
+	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -47,7 +47,7 @@ func (p *Pebble) Walk(visit func(key, value []byte) bool) error {
 				}
 				return visit(key[agedPrefix:], value)
 			})
-			if err = cmp.Or(err, lost); !goOn || err != nil {
+			if err = errors.Join(err, lost); !goOn || err != nil {
 				return err
 			}
 		}

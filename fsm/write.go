@@ -70,7 +70,7 @@ func (t *transaction) release(c *Command) (*Outcome, error) {
 	switch {
 	case !ok:
 		return done(), nil
-	case s.rec.State == State_COMPLETED, c.Unanswered && s.rec.Answered:
+	case s.rec.State == State_COMPLETED, c.Unanswered && (s.rec.Answered || s.rec.Failed):
 		return stale(), nil
 	}
 	return done(), t.remove(s)

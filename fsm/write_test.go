@@ -102,6 +102,7 @@ func TestRelease(t *testing.T) {
 			granted1(attempt("me")), {1, claim("B", attempt("me")), "GRANTED repeated claimed fence=1 attempt=1 lease@1000"},
 			{2, release(1, ifUnanswered), "STALE_FENCE"}, {3, release(1), "OK"},
 		}},
+		{"one whose owner has failed", []step{granted1(block), failed1(1), {2, release(1, ifUnanswered), "STALE_FENCE"}}},
 		{"one that was renewed", []step{
 			granted1(), {1, renew(1, 1000), "OK claimed fence=1 attempt=1 lease@1001"}, {2, release(1, ifUnanswered), "STALE_FENCE"},
 		}},

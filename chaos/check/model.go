@@ -323,6 +323,7 @@ func (m model) write(b state, o *operation) (state, result) {
 			return b, stale
 		}
 		n.until = max(n.until, now+o.lease)
+		n.loose &^= mayRelease // the grant came through
 		return n, done
 	case history.Complete:
 		return m.complete(b, n, current, o)
