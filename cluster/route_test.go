@@ -422,6 +422,45 @@ func TestAResendIsStampedWithTheTermOfTheDay(t *testing.T) {
 	})
 }
 
+// TestWhatWasGivenUpIsReleasedIfNobodyHasIt: the read may be older than the grant to
+// another request of the attempt, so the release is judged again where it is applied.
+func TestWhatWasGivenUpIsReleasedIfNobodyHasIt(t *testing.T) {
+	own := []byte("sixteen bytes id")
+	for _, c := range []struct {
+		name    string
+		outcome *fsm.Outcome // of the read
+		release bool
+	}{
+		{"granted", &fsm.Outcome{Code: fsm.Code_OK, Record: &fsm.Record{State: fsm.State_CLAIMED, RequestId: own, Fence: 3}}, true},
+		{"lapsed", &fsm.Outcome{Code: fsm.Code_OK, Record: &fsm.Record{State: fsm.State_UNKNOWN, RequestId: own, Fence: 3}}, true},
+		{"granted to the attempt again", &fsm.Outcome{Code: fsm.Code_OK, Record: &fsm.Record{State: fsm.State_CLAIMED, RequestId: own, Answered: true}}, false},
+		{"failed", &fsm.Outcome{Code: fsm.Code_OK, Record: &fsm.Record{State: fsm.State_UNKNOWN, RequestId: own, Failed: true}}, false},
+		{"completed", &fsm.Outcome{Code: fsm.Code_OK, Record: &fsm.Record{State: fsm.State_COMPLETED, RequestId: own}}, false},
+		{"another's", &fsm.Outcome{Code: fsm.Code_OK, Record: &fsm.Record{State: fsm.State_CLAIMED, RequestId: []byte("another's")}}, false},
+		{"absent", &fsm.Outcome{Code: fsm.Code_NOT_FOUND}, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			answers := []result{{verdict: applied, outcome: c.outcome}}
+			if c.release {
+				answers = append(answers, result{verdict: applied, outcome: &fsm.Outcome{Code: fsm.Code_OK}})
+			}
+			n, sent := scriptedLeader(t, answers...)
+			ended := n.releaseUnused(own, "default", "k")
+			commands := sent()
+			if ended == c.release || len(commands) != len(answers) {
+				t.Fatalf("%s: %d commands were sent, and it ended: %v", c.name, len(commands), ended)
+			}
+			if !c.release {
+				return
+			}
+			release := new(fsm.Command)
+			if err := release.UnmarshalVT(commands[1]); err != nil || release.Kind != fsm.Kind_RELEASE || release.Fence != 3 || !release.Unanswered {
+				t.Errorf("%s: what follows the read is %v (%v)", c.name, release, err)
+			}
+		})
+	}
+}
+
 func TestAGrantThatTheSameAttemptHoldsIsNotReleasedUnderIt(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	unanswered := claimOf("k", "A", time.Minute, fsm.OnLapse_RETRY)

@@ -73,6 +73,7 @@ func TestACommandOverAConnectionThatWasLeftIsNotProposed(t *testing.T) {
 	leader, follower := c.leader(), c.follower()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
+	c.begin(follower, claimOf("other", "", time.Hour, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED) // its own connection comes first
 	process := c.nodes[follower].links.process + 1
 	connect := func(number uint64) *link {
 		l := &link{id: c.peers[leader].ID, dial: c.nodes[follower].dialCommands, opening: opening{process, number - 1}}
