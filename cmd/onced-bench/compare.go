@@ -17,6 +17,7 @@ import (
 const (
 	oncedName  = "onced"
 	mostVisits = 100
+	mostShared = 64
 )
 
 // compareCommand puts the same load on onced and on other systems.
@@ -24,6 +25,7 @@ type compareCommand struct {
 	clusterOptions
 	Systems     []string      `default:"onced,etcd,nats,postgres,redis" help:"Systems, of onced, etcd, nats, postgres and redis."`
 	Connections []int         `default:"1,16,64,256" help:"Connections, each with one operation at a time; one cell for each number."`
+	Shared      int           `default:"0" help:"Connections a node of etcd and of NATS, which take many operations at once on one; 0: each operation has its own." placeholder:"N"`
 	Rounds      int           `default:"3" help:"Rounds; each visits every system, in an order that turns."`
 	Duration    time.Duration `default:"5s" help:"Measured time of a cell."`
 	Warmup      time.Duration `default:"1s" help:"Time before it, with load and without measurement."`
@@ -48,6 +50,12 @@ func (c *compareCommand) check() error {
 	errs := []error{load.check()}
 	if c.Rounds < 1 || c.Rounds > mostVisits {
 		errs = append(errs, fmt.Errorf("--rounds %d is not within 1 and %d", c.Rounds, mostVisits))
+	}
+	if c.Shared < 0 || c.Shared > mostShared {
+		errs = append(errs, fmt.Errorf("--shared %d is not within 0 and %d", c.Shared, mostShared))
+	}
+	if c.Shared > 0 && !slices.ContainsFunc(c.Systems, func(name string) bool { p, err := peers.Find(name); return err == nil && p.Shared }) {
+		errs = append(errs, errors.New("--shared is for etcd and nats, and --systems has neither"))
 	}
 	if len(c.Systems) == 0 {
 		errs = append(errs, errors.New("no systems"))
@@ -116,20 +124,35 @@ func (r *comparing) find(ctx context.Context) error {
 			return err
 		}
 		fmt.Fprintf(r.to.progress, "finding %s\n", name)
-		program, err := peer.Install(ctx, peers.Tools{Dir: r.command.Tools, Install: r.command.Install})
-		switch {
+		switch system, err := r.findPeer(ctx, peer); {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
 			r.leaveOut(name, err)
 		default:
-			r.systems = append(r.systems, &peerContender{peer: peer, program: program})
+			r.systems = append(r.systems, system)
 		}
 	}
 	if len(r.systems) == 0 {
 		return errors.New("no system is left to measure")
 	}
 	return nil
+}
+
+func (r *comparing) findPeer(ctx context.Context, peer peers.Peer) (*peerContender, error) {
+	program, err := peer.Install(ctx, peers.Tools{Dir: r.command.Tools, Install: r.command.Install})
+	if err != nil {
+		return nil, err
+	}
+	version, err := peers.Version(ctx, program)
+	if err != nil {
+		version = err.Error()
+	}
+	system := &peerContender{peer: peer, program: program, version: version}
+	if peer.Shared {
+		system.shared = r.command.Shared
+	}
+	return system, nil
 }
 
 func (r *comparing) leaveOut(name string, reason error) {

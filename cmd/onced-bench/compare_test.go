@@ -31,6 +31,9 @@ func TestCompareMeasuresRedisBesideOnced(t *testing.T) {
 		!strings.Contains(out, "durable on a majority of three nodes: onced; on one node only: redis\n") {
 		t.Errorf("table:\n%s", out)
 	}
+	if !strings.Contains(out, "(Redis server v=") {
+		t.Errorf("the table does not say which Redis it was:\n%s", out)
+	}
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 1 {
 		t.Errorf("left %v, error %v; want out alone", left, err)
@@ -52,7 +55,7 @@ func TestCompareNamesWhatIsLeftOut(t *testing.T) {
 
 func TestCompareRefusesBadFlags(t *testing.T) {
 	for _, args := range [][]string{
-		{"--systems", "oracle"}, {"--systems", "onced,onced"}, {"--rounds", "0"}, {"--connections", "0"}, {"--duration", "1ms"},
+		{"--systems", "oracle"}, {"--systems", "onced,onced"}, {"--rounds", "0"}, {"--shared", "-1"}, {"--shared", "65"}, {"--shared", "2", "--systems", "onced,redis"}, {"--connections", "0"}, {"--duration", "1ms"},
 	} {
 		if _, _, err := runBench(t.Context(), append([]string{"compare"}, args...)...); err == nil {
 			t.Errorf("%q were taken", args)

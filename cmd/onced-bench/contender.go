@@ -58,18 +58,29 @@ func (o *oncedContender) dial(_ context.Context, b *bench, node int) (client, er
 type peerContender struct {
 	peer    peers.Peer
 	program string
+	version string
+	shared  int // connections a node that all operations share; 0: each has its own
 	system  *peers.System
 }
 
-func (p *peerContender) name() string    { return p.peer.Name }
-func (p *peerContender) majority() bool  { return p.peer.Majority }
-func (p *peerContender) setting() string { return p.peer.Setting }
-func (p *peerContender) stop() error     { return p.system.Stop() }
-func (p *peerContender) pids() []int     { return p.system.Pids() }
-func (p *peerContender) nodes() int      { return p.system.Nodes() }
+func (p *peerContender) name() string   { return p.peer.Name }
+func (p *peerContender) majority() bool { return p.peer.Majority }
+func (p *peerContender) stop() error    { return p.system.Stop() }
+func (p *peerContender) pids() []int    { return p.system.Pids() }
+func (p *peerContender) nodes() int     { return p.system.Nodes() }
+
+func (p *peerContender) setting() string {
+	setting := p.peer.Setting
+	if p.shared > 0 {
+		setting += fmt.Sprintf("; %d connections a node, which all operations share", p.shared)
+	}
+	return setting + " (" + p.version + ")"
+}
 
 func (p *peerContender) start(ctx context.Context, dir string) (err error) {
-	p.system, err = p.peer.Start(ctx, p.program, dir)
+	if p.system, err = p.peer.Start(ctx, p.program, dir); err == nil && p.shared > 0 {
+		p.system.Share(p.shared)
+	}
 	return err
 }
 

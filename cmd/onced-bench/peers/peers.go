@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -23,6 +24,7 @@ const (
 type Peer struct {
 	Name     string
 	Majority bool   // an answered create is on the disks of a majority of nodes
+	Shared   bool   // one of its connections takes operations of many goroutines at once
 	Setting  string // what is run, and how an operation is made
 
 	install func(ctx context.Context, tools Tools) (program string, err error)
@@ -32,10 +34,10 @@ type Peer struct {
 // All are the peers there are, in the order they are named in.
 var All = []Peer{
 	{
-		Name: "etcd", Majority: true, install: findEtcd, start: startEtcd,
+		Name: "etcd", Majority: true, Shared: true, install: findEtcd, start: startEtcd,
 		Setting: "three nodes; a transaction that puts the key if it has no revision, and gets it (linearizably) otherwise",
 	}, {
-		Name: "nats", Majority: true, install: findNATS, start: startNATS,
+		Name: "nats", Majority: true, Shared: true, install: findNATS, start: startNATS,
 		Setting: "NATS JetStream, three nodes, key-value bucket of three replicas, sync_interval always; create, and get where the key exists",
 	}, {
 		Name: "postgres", install: findPostgres, start: startPostgres,
@@ -60,7 +62,8 @@ func (p Peer) Install(ctx context.Context, tools Tools) (string, error) {
 	return p.install(ctx, tools)
 }
 
-// Conn is a client's connection to one node. One goroutine at a time uses it.
+// Conn is a client's connection to one node. One goroutine at a time uses it, but for one of
+// a peer that is Shared.
 type Conn interface {
 	// Create keeps value under key unless the key has a value. It returns the
 	// value the key has then, and whether it is the given one, newly kept.
@@ -73,6 +76,7 @@ type Conn interface {
 type System struct {
 	nodes   []*server
 	connect func(ctx context.Context, node int) (Conn, error)
+	shared  map[int]*sharedConns // by node; see Share
 }
 
 // Start starts a new system of the peer with its data under dir, an empty
@@ -92,10 +96,57 @@ func (p Peer) Start(ctx context.Context, program, dir string) (*System, error) {
 // Nodes returns how many nodes take creates.
 func (s *System) Nodes() int { return len(s.nodes) }
 
+// Share has all that Connect returns for a node stand for n connections, which take
+// turns and stay open until the system is stopped. The peer must be one of those that are
+// Shared, and nothing connected yet.
+func (s *System) Share(n int) {
+	s.shared = make(map[int]*sharedConns)
+	for node := range s.nodes {
+		s.shared[node] = &sharedConns{conns: make([]Conn, n)}
+	}
+}
+
 // Connect returns a connection to the node, counted from 0.
 func (s *System) Connect(ctx context.Context, node int) (Conn, error) {
-	return s.connect(ctx, node)
+	connect := func() (Conn, error) { return s.connect(ctx, node) }
+	if shared := s.shared[node]; shared != nil {
+		return shared.next(connect)
+	}
+	return connect()
 }
+
+// sharedConns are connections to one node, each opened when it is first needed.
+type sharedConns struct {
+	mu    sync.Mutex
+	conns []Conn
+	given int // how many times
+}
+
+func (c *sharedConns) next(connect func() (Conn, error)) (_ Conn, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	at := c.given % len(c.conns)
+	if c.conns[at] == nil {
+		if c.conns[at], err = connect(); err != nil {
+			return nil, err
+		}
+	}
+	c.given++
+	return sharedConn{c.conns[at]}, nil
+}
+
+func (c *sharedConns) close() {
+	for _, conn := range c.conns {
+		if conn != nil {
+			conn.Close()
+		}
+	}
+}
+
+// sharedConn is a connection that others use too, so closing it is not for its user.
+type sharedConn struct{ Conn }
+
+func (sharedConn) Close() {}
 
 // awaitReady creates a key through each node, again until it is taken.
 func (s *System) awaitReady(ctx context.Context) error {

@@ -82,8 +82,12 @@ func (s *System) Ended() error {
 }
 
 // Stop asks every server to stop, kills one that does not, with what it has
-// forked, and waits for them. One that had ended by itself is an error.
+// forked, and waits for them. One that had ended by itself is an error. No connection may
+// be in use.
 func (s *System) Stop() error {
+	for _, c := range s.shared {
+		c.close()
+	}
 	var errs []error
 	for _, n := range s.nodes {
 		select {

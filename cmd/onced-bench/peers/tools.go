@@ -7,12 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 // Versions of what is built from source.
 const (
-	etcdVersion = "v3.6.6"
-	natsVersion = "v2.12.2"
+	etcdVersion = "v3.7.3"
+	natsVersion = "v2.15.2"
 )
 
 // Tools say where server programs are found, and kept if they must be got.
@@ -101,6 +102,16 @@ func (t Tools) packaged(ctx context.Context, name string, find func() (string, e
 		return "", fmt.Errorf("install Debian's package %s: %w: %s", name, err, lastLine(said))
 	}
 	return find()
+}
+
+// Version returns what a server program says it is, in one line.
+func Version(ctx context.Context, program string) (string, error) {
+	said, err := exec.CommandContext(ctx, program, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for its version: %w", program, err)
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(said)), "\n")
+	return line, nil
 }
 
 // lastLine returns the end of what a command said, as one line.
