@@ -70,8 +70,8 @@ func TestTableAndCSV(t *testing.T) {
 	}
 }
 
-func TestPlotIsAPictureWithAPanelForEachWork(t *testing.T) {
-	widths := map[string]int{}
+func TestPlotIsAPictureWithARowForEachWork(t *testing.T) {
+	heights := map[string]int{}
 	for name, cells := range map[string][]Cell{"one": measured()[:4], "two": measured()} {
 		var drawn bytes.Buffer
 		if err := WritePlot(&drawn, Summarize(cells, "onced")); err != nil {
@@ -81,9 +81,9 @@ func TestPlotIsAPictureWithAPanelForEachWork(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		widths[name] = picture.Bounds().Dx()
+		heights[name] = picture.Bounds().Dy()
 	}
-	if widths["two"] != 2*widths["one"] {
-		t.Errorf("widths %v; want two panels twice as wide as one", widths)
+	if heights["two"] != 2*heights["one"] {
+		t.Errorf("heights %v; want two rows twice as high as one", heights)
 	}
 }
