@@ -23,8 +23,7 @@ type scaleCommand struct {
 	Warmup          time.Duration `default:"2s" help:"Time before it, with load and without measurement."`
 	Timeout         time.Duration `default:"30s" help:"After which an operation's connection is given up."`
 	AnswerBytes     int           `default:"300" help:"Size of a stored response."`
-	PacedRate       int64         `default:"1500" help:"New keys a second, open loop, beside which expiry is measured."`
-	ExpiryRate      int64         `default:"500" help:"Keys a second that are claimed, completed and end beside them."`
+	ExpiryRate      int64         `default:"2000" help:"Keys a second that are claimed and completed, open loop, where expiry is measured: as many end."`
 	Plot            string        `default:"scale.png" help:"PNG of it all; empty for none." placeholder:"FILE"`
 	JSON            bool          `name:"json" help:"Print one JSON object a level instead of the table."`
 }
@@ -55,7 +54,6 @@ func (s *scaleCommand) check() error {
 	b.lasts("--warmup", s.Warmup, 0, maxDuration)
 	b.lasts("--timeout", s.Timeout, 100*time.Millisecond, maxTimeout)
 	b.within("--answer-bytes", int64(s.AnswerBytes), 100, maxValue)
-	b.within("--paced-rate", s.PacedRate, 1, maxRate)
 	b.within("--expiry-rate", s.ExpiryRate, 1, maxRate)
 	return b.err()
 }
@@ -235,36 +233,32 @@ func (r *scaleRun) disk(ctx context.Context, l *scaleLevel) error {
 	return nil
 }
 
-// expiry measures new keys at a fixed rate, beside the same claims: by turns of
-// such as end in a day, and of such as end as fast as they come. A stall of the
-// disk is in one window and not in the next, so the median of each is taken.
+// expiry measures claims and their completions at a fixed rate, by turns of keys that
+// end in a day, and of keys that end as fast as they come. A stall of the disk is in
+// one window and not in the next, so the median of each is taken.
 func (r *scaleRun) expiry(ctx context.Context, l *scaleLevel) error {
 	warmup := r.Warmup + 2*shortestEnding // from then on, as many end as come
-	beside := func(ttl time.Duration) (p99, perSecond float64) {
+	lasting := func(ttl time.Duration) (p99, perSecond float64) {
 		ending := func(k *keeper) operation { return k.ending(func() time.Duration { return ttl }) }
-		tallies := r.driver.run(ctx, warmup, r.Duration,
-			flow{connections: r.Connections, rate: r.PacedRate, operation: creatingNew},
-			flow{connections: r.Connections, rate: r.ExpiryRate, operation: ending})
-		l.noteFailures(tallies...)
-		return tallies[0].milliseconds(99), float64(tallies[1].operations) / r.Duration.Seconds()
+		t := r.driver.run(ctx, warmup, r.Duration, flow{connections: r.Connections, rate: r.ExpiryRate, operation: ending})[0]
+		l.noteFailures(t)
+		return t.milliseconds(99), float64(t.operations) / r.Duration.Seconds()
 	}
 	var without, with, rates []float64
-	var want float64
+	var before float64
 	for range expiryTurns {
-		p99, _ := beside(24 * time.Hour)
+		p99, _ := lasting(24 * time.Hour)
 		without = append(without, p99)
-		before, err := r.records(ctx)
-		if err != nil {
+		var err error
+		if before, err = r.records(ctx); err != nil {
 			return err
 		}
-		created := r.driver.ledger.next.Load()
-		p99, rate := beside(shortestEnding)
+		p99, rate := lasting(shortestEnding)
 		with, rates = append(with, p99), append(rates, rate)
-		want = before + float64(r.driver.ledger.next.Load()-created)
 	}
 	l.P99WithoutExpiry, l.P99WithExpiry, l.EndingPerSecond = spreadOf(without).Median, spreadOf(with).Median, spreadOf(rates).Median
 	var err error
-	l.SweptAfterSeconds, err = r.swept(ctx, want, time.Now().Add(shortestEnding))
+	l.SweptAfterSeconds, err = r.swept(ctx, before, time.Now().Add(shortestEnding))
 	return err
 }
 

@@ -20,6 +20,9 @@ type sideBySide struct {
 	P99         float64 `json:"p99_ms"`
 	RateToSmall float64 `json:"rate_to_small"`
 	P99ToSmall  float64 `json:"p99_to_small"`
+	// About what all nodes had read from a disk for one operation, compactions
+	// included; nil: not known.
+	DiskKiB *float64 `json:"disk_read_kib"`
 }
 
 // beside measures what should cost the same however much is stored, by turns with a
@@ -36,11 +39,12 @@ func (r *scaleRun) beside(ctx context.Context, l *scaleLevel) (err error) {
 		return fmt.Errorf("start small cluster: %w", err)
 	}
 	defer func() { err = errors.Join(err, c.stop()) }()
-	small := newDriver(r.AnswerBytes, r.Timeout)
-	small.bench.addrs = c.addrs()
-	if _, err := small.fill(ctx, r.Keys[0], min(r.FillConnections, int(r.Keys[0])), r.to.progress); err != nil {
+	small := side{newDriver(r.AnswerBytes, r.Timeout), c.nodes}
+	small.driver.bench.addrs = c.addrs()
+	if _, err := small.driver.fill(ctx, r.Keys[0], min(r.FillConnections, int(r.Keys[0])), r.to.progress); err != nil {
 		return err
 	}
+	both := &pairing{scaleRun: r, level: l, small: small, large: side{r.driver, r.cluster.nodes}}
 	for _, of := range []struct {
 		work func(*keeper) operation
 		into *sideBySide
@@ -48,39 +52,78 @@ func (r *scaleRun) beside(ctx context.Context, l *scaleLevel) (err error) {
 		{replayingAny, &l.Replays}, {replayingNewest, &l.Newest},
 		{creatingNew, &l.New}, // last: it makes the small one larger
 	} {
-		if *of.into, err = r.byTurns(ctx, l, small, c.nodes, of.work); err != nil {
+		if *of.into, err = both.byTurns(ctx, of.work); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// byTurns measures one kind of work, closed loop. What either cluster still writes
-// out of one turn must not count against the other in the next.
-func (r *scaleRun) byTurns(ctx context.Context, l *scaleLevel, small *driver, smallNodes []*localNode, work func(*keeper) operation) (s sideBySide, err error) {
-	lasting := r.Duration / besideTurns
-	nodes := slices.Concat(r.cluster.nodes, smallNodes)
-	turn := func(d *driver) (perSecond, p99 float64, err error) {
-		if err := r.settled(ctx, nodes); err != nil {
-			return 0, 0, err
-		}
-		t := d.run(ctx, r.Warmup, lasting, flow{connections: r.Connections, operation: work})[0]
-		l.noteFailures(t)
-		return float64(t.operations) / lasting.Seconds(), t.milliseconds(99), nil
-	}
-	var rates, p99s, rateTo, p99To []float64
+// side is a cluster that is measured beside another, and who puts load on it.
+type side struct {
+	driver *driver
+	nodes  []*localNode
+}
+
+// pairing is what is measured by turns at one level.
+type pairing struct {
+	*scaleRun
+	level        *scaleLevel
+	small, large side
+}
+
+// turn is what came of measuring one side once.
+type turn struct {
+	perSecond, p99 float64
+	diskKiB        *float64 // see sideBySide
+}
+
+// byTurns measures one kind of work, closed loop.
+func (p *pairing) byTurns(ctx context.Context, work func(*keeper) operation) (s sideBySide, err error) {
+	var rates, p99s, disk, rateTo, p99To []float64
 	for range besideTurns {
-		smallRate, smallP99, err := turn(small)
+		small, err := p.take(ctx, p.small, work)
 		if err != nil {
 			return s, err
 		}
-		rate, p99, err := turn(r.driver)
+		large, err := p.take(ctx, p.large, work)
 		if err != nil {
 			return s, err
 		}
-		rates, p99s = append(rates, rate), append(p99s, p99)
+		rates, p99s = append(rates, large.perSecond), append(p99s, large.p99)
 		// Nothing done is a failure, which is reported; it has no relation.
-		rateTo, p99To = append(rateTo, rate/max(smallRate, 1/lasting.Seconds())), append(p99To, p99/max(smallP99, 1e-6))
+		rateTo, p99To = append(rateTo, large.perSecond/max(small.perSecond, 1)), append(p99To, large.p99/max(small.p99, 1e-6))
+		if large.diskKiB != nil {
+			disk = append(disk, *large.diskKiB)
+		}
 	}
-	return sideBySide{spreadOf(rates).Median, spreadOf(p99s).Median, spreadOf(rateTo).Median, spreadOf(p99To).Median}, ctx.Err()
+	s = sideBySide{
+		PerSecond: spreadOf(rates).Median, P99: spreadOf(p99s).Median,
+		RateToSmall: spreadOf(rateTo).Median, P99ToSmall: spreadOf(p99To).Median,
+	}
+	if len(disk) == besideTurns {
+		median := spreadOf(disk).Median
+		s.DiskKiB = &median
+	}
+	return s, ctx.Err()
+}
+
+// take measures one side once. What either still writes out of one turn must not count
+// against the other in the next.
+func (p *pairing) take(ctx context.Context, of side, work func(*keeper) operation) (t turn, err error) {
+	if err := p.settled(ctx, slices.Concat(p.large.nodes, p.small.nodes)); err != nil {
+		return t, err
+	}
+	lasting := p.Duration / besideTurns
+	before, errBefore := diskReadsOf(of.nodes)
+	tally := of.driver.run(ctx, p.Warmup, lasting, flow{connections: p.Connections, operation: work})[0]
+	after, errAfter := diskReadsOf(of.nodes)
+	p.level.noteFailures(tally)
+	t.perSecond, t.p99 = float64(tally.operations)/lasting.Seconds(), tally.milliseconds(99)
+	// The warm-up, in which operations are not counted, has read as well.
+	if done := t.perSecond * (p.Warmup + lasting).Seconds(); done > 0 && errBefore == nil && errAfter == nil {
+		each := float64(after-before) / (1 << 10) / done
+		t.diskKiB = &each
+	}
+	return t, nil
 }

@@ -237,3 +237,26 @@ func parseResident(status string) (r resident, err error) {
 	}
 	return r, nil
 }
+
+// diskReadsOf returns how many bytes processes have had read from a disk so far, which
+// is what the kernel had not in memory.
+func diskReadsOf(nodes []*localNode) (sum int64, err error) {
+	for _, n := range nodes {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", n.process.Process.Pid))
+		if err != nil {
+			return 0, fmt.Errorf("read what %s had read from its disk: %w", n.id, err)
+		}
+		bytes, err := parseDiskReads(string(text))
+		if err != nil {
+			return 0, fmt.Errorf("read what %s had read from its disk: %w", n.id, err)
+		}
+		sum += bytes
+	}
+	return sum, nil
+}
+
+func parseDiskReads(io string) (int64, error) {
+	_, rest, _ := strings.Cut(io, "\nread_bytes:")
+	line, _, _ := strings.Cut(rest, "\n")
+	return strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+}

@@ -39,8 +39,8 @@ type scaleLevel struct {
 	RestartSeconds     float64  `json:"restart_seconds"`
 	KilledSeconds      float64  `json:"restart_after_kill_seconds"`
 
-	P99WithoutExpiry  float64 `json:"new_p99_ms_without_expiry"`
-	P99WithExpiry     float64 `json:"new_p99_ms_with_expiry"`
+	P99WithoutExpiry  float64 `json:"p99_ms_without_expiry"` // of a claim and its completion
+	P99WithExpiry     float64 `json:"p99_ms_with_expiry"`
 	EndingPerSecond   float64 `json:"ending_per_second"`
 	SweptAfterSeconds float64 `json:"last_swept_after_seconds"`
 
@@ -111,8 +111,9 @@ func scaleRows() []scaleRow {
 	return slices.Concat([]scaleRow{
 		{"filling, keys/s", of(func(l *scaleLevel) float64 { return l.FillPerSecond }), 0, "", nil},
 	}, flatRows("new keys", func(l *scaleLevel) *sideBySide { return &l.New }),
-		flatRows("replays of any key", func(l *scaleLevel) *sideBySide { return &l.Replays }),
-		flatRows("replays of the newest", func(l *scaleLevel) *sideBySide { return &l.Newest }), []scaleRow{
+		flatRows("replays of any key", func(l *scaleLevel) *sideBySide { return &l.Replays }), []scaleRow{
+			{"  read from disk, KiB each", func(l *scaleLevel) *float64 { return l.Replays.DiskKiB }, 2, "", nil},
+		}, flatRows("replays of the newest", func(l *scaleLevel) *sideBySide { return &l.Newest }), []scaleRow{
 			{"resident, MiB a node", of(func(l *scaleLevel) float64 { return l.ResidentMiB }), 0, "at most 1,024", atMost(1024)},
 			{"  anonymous", of(func(l *scaleLevel) float64 { return l.AnonymousMiB }), 0, "", nil},
 			{"  of files", of(func(l *scaleLevel) float64 { return l.MappedMiB }), 0, "", nil},
@@ -126,10 +127,10 @@ func scaleRows() []scaleRow {
 			{"  by snapshot, MB/s", func(l *scaleLevel) *float64 { return l.CatchUpMBPerSecond }, 1, "", nil},
 			{"restart to ready, s", of(func(l *scaleLevel) float64 { return l.RestartSeconds }), 2, "at most 5", atMost(5)},
 			{"  after kill -9, s", of(func(l *scaleLevel) float64 { return l.KilledSeconds }), 2, "at most 5", atMost(5)},
-			{"p99 ms, nothing ends", of(func(l *scaleLevel) float64 { return l.P99WithoutExpiry }), 2, "", nil},
-			{"p99 ms, keys end", of(func(l *scaleLevel) float64 { return l.P99WithExpiry }), 2, "", nil},
+			{"claimed and completed, p99 ms, nothing ends", of(func(l *scaleLevel) float64 { return l.P99WithoutExpiry }), 2, "", nil},
+			{"  p99 ms, as many end as come", of(func(l *scaleLevel) float64 { return l.P99WithExpiry }), 2, "", nil},
 			{"  times the p99 before", moved, 2, "at most 1.2", atMost(flatWithin)},
-			{"  keys made and ended/s", of(func(l *scaleLevel) float64 { return l.EndingPerSecond }), 0, "", nil},
+			{"  as many a second", of(func(l *scaleLevel) float64 { return l.EndingPerSecond }), 0, "", nil},
 			{"  last gone after, s", of(func(l *scaleLevel) float64 { return l.SweptAfterSeconds }), 2, "at most 2", atMost(2)},
 		})
 }

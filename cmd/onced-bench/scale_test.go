@@ -196,11 +196,21 @@ func TestReadsMetricsAndMemory(t *testing.T) {
 	}
 }
 
+func TestReadsWhatCameFromTheDisk(t *testing.T) {
+	n, err := parseDiskReads("rchar: 1\nread_bytes: 8192\nwrite_bytes: 4096\ncancelled_write_bytes: 0\n")
+	if err != nil || n != 8192 {
+		t.Errorf("%d, error %v; want 8192", n, err)
+	}
+	if _, err := parseDiskReads("rchar: 1\n"); err == nil {
+		t.Error("no error where the line is missing")
+	}
+}
+
 func TestTableSaysWhichTargetsAreMet(t *testing.T) {
 	rate, mebi := 0.05, 12.0
 	levels := []scaleLevel{
-		{Keys: 10_000, New: sideBySide{1000, 10, 1, 1}, Replays: sideBySide{1000, 1, 1, 1}, ResidentMiB: 100, RestartSeconds: 1, SnapshotSeconds: &rate, SnapshotMiB: &mebi},
-		{Keys: 1_000_000, New: sideBySide{840, 12.1, 0.84, 1.21}, Replays: sideBySide{830, 1, 0.83, 1.2}, ResidentMiB: 1024, RestartSeconds: 5.1, Failures: map[string]int64{"503": 2}},
+		{Keys: 10_000, New: sideBySide{PerSecond: 1000, P99: 10, RateToSmall: 1, P99ToSmall: 1}, Replays: sideBySide{PerSecond: 1000, P99: 1, RateToSmall: 1, P99ToSmall: 1}, ResidentMiB: 100, RestartSeconds: 1, SnapshotSeconds: &rate, SnapshotMiB: &mebi},
+		{Keys: 1_000_000, New: sideBySide{PerSecond: 840, P99: 12.1, RateToSmall: 0.84, P99ToSmall: 1.21}, Replays: sideBySide{PerSecond: 830, P99: 1, RateToSmall: 0.83, P99ToSmall: 1.2, DiskKiB: &mebi}, ResidentMiB: 1024, RestartSeconds: 5.1, Failures: map[string]int64{"503": 2}},
 	}
 	var out bytes.Buffer
 	if err := writeScaleTable(&out, levels); err != nil {
@@ -218,6 +228,7 @@ func TestTableSaysWhichTargetsAreMet(t *testing.T) {
 		"times a small cluster's 1.00 0.83 flat within 20 %: not met at 1,000,000",
 		"times a small cluster's 1.00 1.20 flat within 20 %: met",
 		"resident, MiB a node 100 1024 at most 1,024: met",
+		"read from disk, KiB each - 12.00",
 		"restart to ready, s 1.00 5.10 at most 5: not met at 1,000,000",
 		"failures none 503:2",
 	} {
@@ -291,7 +302,7 @@ func TestScaleMeasuresARealCluster(t *testing.T) {
 	dir, plot := t.TempDir(), filepath.Join(t.TempDir(), "scale.png")
 	var out, progress bytes.Buffer
 	err := run(lasting(t), []string{"scale", "--dir", dir, "--keys", "2000", "--connections", "8", "--duration", "500ms", "--warmup", "0s",
-		"--paced-rate", "50", "--expiry-rate", "50", "--plot", plot, "--json"}, &out, &progress)
+		"--expiry-rate", "50", "--plot", plot, "--json"}, &out, &progress)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, progress.String())
 	}
