@@ -34,6 +34,14 @@ const (
 	endAt      = 6
 )
 
+// sweptASecond is how many keys a cluster sweeps at least: the load goes on for so much
+// longer.
+const sweptASecond = 15_000
+
+func (t *timelineCommand) lasts() time.Duration {
+	return endAt*t.Between + time.Duration(t.Expiring)*time.Second/sweptASecond
+}
+
 func (t *timelineCommand) check() error {
 	var b bounds
 	b.within("--rate", t.Rate, 1, maxRate)
@@ -168,7 +176,7 @@ func (r *timelineRun) drive(ctx context.Context) error {
 			cancel(err)
 		}
 	})
-	r.tallies = r.driver.run(ctx, 0, endAt*r.Between,
+	r.tallies = r.driver.run(ctx, 0, r.lasts(),
 		flow{connections: r.Connections, rate: r.Rate, operation: creatingNew, also: r.made},
 		flow{connections: r.Connections, rate: r.ReplayRate, operation: replayingAny, also: r.replays})
 	stopWatching()
@@ -197,6 +205,9 @@ func (r *timelineRun) happen(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", e.name, err)
 		}
 		r.note(e.name, began)
+		if without := time.Since(r.begin) - r.lasts(); without > 0 {
+			fmt.Fprintf(r.progress, "%s went on for %s after the load had ended\n", e.name, without.Round(time.Millisecond))
+		}
 		if e.at == killAt {
 			if err := r.restartKilled(ctx); err != nil {
 				return err

@@ -139,7 +139,7 @@ func (r *timelineRun) plotTo(w io.Writer) error {
 			return err
 		}
 		p.Y.Scale, p.Y.Tick.Marker, p.Y.Min = plot.LogScale{}, plot.LogTicks{Prec: -1}, 0.01
-		p.X.Min, p.X.Max = 0, (endAt * r.Between).Seconds()
+		p.X.Min, p.X.Max = 0, r.lasts().Seconds()
 		p.Add(eventBands(r.events))
 		panels = append(panels, []*plot.Plot{p})
 	}
