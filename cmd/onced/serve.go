@@ -36,7 +36,7 @@ func (c *serveCmd) Run(s *session) error {
 		return err
 	}
 	log := c.logger(s.stderr)
-	defer holdBallast()()
+	defer tendCollector()()
 	if err := timers.Coarsen(s.ctx); err != nil {
 		log.Info("timers stay fine, which costs processor time", "error", err)
 	}
