@@ -3,6 +3,7 @@ package fsm
 import (
 	"encoding/binary"
 	"fmt"
+	"runtime"
 	"testing"
 )
 
@@ -13,9 +14,10 @@ func BenchmarkClaimComplete(b *testing.B) {
 	benchmark(b, func(b *testing.B, r *rig) {
 		body := fmt.Sprintf("%0500d", 1)
 		done := response(200, body)
+		c := costsOf(b)
 		for i := uint64(1); b.Loop(); i += benchBatch {
 			claims, completes := make([]*Command, benchBatch), make([]*Command, benchBatch)
-			b.StopTimer()
+			c.pause()
 			for j := range claims {
 				k := fmt.Sprint("key-", i+uint64(j))
 				claims[j] = claim("", key(k), numbered(i+uint64(j)))
@@ -27,7 +29,7 @@ func BenchmarkClaimComplete(b *testing.B) {
 				{Index: r.index + 2, Term: 1, Data: entry(b, start, completes...)},
 			}
 			r.index += 2
-			b.StartTimer()
+			c.resume()
 			for n := range entries {
 				applied, err := r.Apply(entries[n : n+1])
 				if err != nil {
@@ -38,15 +40,16 @@ func BenchmarkClaimComplete(b *testing.B) {
 				}
 			}
 		}
-		perCommand(b, 2*benchBatch)
+		c.report(2 * benchBatch)
 	})
 }
 
 func BenchmarkCreate(b *testing.B) {
 	benchmark(b, func(b *testing.B, r *rig) {
 		done := response(201, fmt.Sprintf("%0500d", 1))
+		c := costsOf(b)
 		for i := 0; b.Loop(); i += benchBatch {
-			b.StopTimer()
+			c.pause()
 			creates := make([]*Command, benchBatch)
 			for j := range creates {
 				id := fmt.Sprint("id-", i+j)
@@ -55,7 +58,7 @@ func BenchmarkCreate(b *testing.B) {
 			}
 			r.index++
 			entries := []LogEntry{{Index: r.index, Term: 1, Data: entry(b, start, creates...)}}
-			b.StartTimer()
+			c.resume()
 			applied, err := r.Apply(entries)
 			if err != nil {
 				b.Fatal(err)
@@ -64,7 +67,7 @@ func BenchmarkCreate(b *testing.B) {
 				b.Fatal(brief(o))
 			}
 		}
-		perCommand(b, benchBatch)
+		c.report(benchBatch)
 	})
 }
 
@@ -80,17 +83,17 @@ func benchCreates() []*Command {
 // BenchmarkEncode is the way of a command into a log entry.
 func BenchmarkEncode(b *testing.B) {
 	creates := benchCreates()
-	b.ReportAllocs()
+	c := costsOf(b)
 	for b.Loop() {
 		EncodeEntry(start, encodeAll(b, creates))
 	}
-	perCommand(b, benchBatch)
+	c.report(benchBatch)
 }
 
 // BenchmarkDecode is the way back out of it.
 func BenchmarkDecode(b *testing.B) {
 	data := entry(b, start, benchCreates()...)
-	b.ReportAllocs()
+	of := costsOf(b)
 	for b.Loop() {
 		_, commands, err := decodeEntry(data)
 		if err != nil {
@@ -102,7 +105,7 @@ func BenchmarkDecode(b *testing.B) {
 			}
 		}
 	}
-	perCommand(b, benchBatch)
+	of.report(benchBatch)
 }
 
 func BenchmarkLookup(b *testing.B) {
@@ -149,9 +152,34 @@ func numbered(n uint64) change {
 	return func(c *Command) { c.RequestId = binary.BigEndian.AppendUint64(make([]byte, 8, 16), n) }
 }
 
-// perCommand reports time by the command, of which an iteration has n.
-func perCommand(b *testing.B, n int) {
-	ns := float64(b.Elapsed().Nanoseconds()) / float64(b.N*n)
-	b.ReportMetric(ns, "ns/command")
-	b.ReportMetric(1e9/ns, "commands/s")
+// costs counts what commands cost, of which an iteration of a benchmark has several.
+// Its timer and count run but between pause and resume.
+type costs struct {
+	*testing.B
+	allocations, from uint64
+}
+
+func costsOf(b *testing.B) *costs { return &costs{B: b, from: mallocs()} }
+
+func mallocs() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.Mallocs
+}
+
+func (c *costs) pause() {
+	c.StopTimer()
+	c.allocations += mallocs() - c.from
+}
+
+func (c *costs) resume() {
+	c.from = mallocs()
+	c.StartTimer()
+}
+
+// report reports time and allocations by the command, of which an iteration has n.
+func (c *costs) report(n int) {
+	commands := float64(c.N * n)
+	c.ReportMetric(float64(c.allocations+mallocs()-c.from)/commands, "allocs/command")
+	c.ReportMetric(float64(c.Elapsed().Nanoseconds())/commands, "ns/command")
 }
