@@ -42,9 +42,11 @@ func plotScale(w io.Writer, levels []scaleLevel) error {
 	}{
 		{"operations/s", []curve{
 			over("new keys", newColour, func(l scaleLevel) float64 { return l.New.PerSecond }),
+			over("replays of the newest", slowColour, func(l scaleLevel) float64 { return l.Newest.PerSecond }),
 			over("replays of any key", replayColour, func(l scaleLevel) float64 { return l.Replays.PerSecond })}},
 		{"p99, ms", []curve{
 			over("new keys", newColour, func(l scaleLevel) float64 { return l.New.P99 }),
+			over("replays of the newest", slowColour, func(l scaleLevel) float64 { return l.Newest.P99 }),
 			over("replays of any key", replayColour, func(l scaleLevel) float64 { return l.Replays.P99 })}},
 		{"resident, MiB", []curve{
 			over("all", newColour, func(l scaleLevel) float64 { return l.ResidentMiB }),
