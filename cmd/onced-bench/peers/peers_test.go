@@ -2,6 +2,8 @@ package peers
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -43,5 +45,26 @@ func TestSharedConnectionsTakeTurnsAndStayOpen(t *testing.T) {
 	}
 	if opened[1][0].closed != 1 || opened[1][1].closed != 1 {
 		t.Error("the end of the system did not close each once")
+	}
+}
+
+func TestVersionIsTheFirstLineThatAProgramSays(t *testing.T) {
+	for name, test := range map[string]struct {
+		script, want string
+		fails        bool
+	}{
+		"two lines":          {"#!/bin/sh\necho server $1 1.2\necho built today\n", "server --version 1.2", false},
+		"nothing":            {"#!/bin/sh\n", "", false},
+		"it does not say so": {"#!/bin/sh\necho usage\nexit 2\n", "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			program := filepath.Join(t.TempDir(), "server")
+			if err := os.WriteFile(program, []byte(test.script), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := Version(t.Context(), program); got != test.want || (err != nil) != test.fails {
+				t.Errorf("%q, error %v", got, err)
+			}
+		})
 	}
 }
