@@ -18,7 +18,10 @@ func TestACrashedReplicaGoesOnFromItsLog(t *testing.T) {
 		disk, synced := vfs.NewCrashableMem(), uint64(0)
 		last := h.entries[len(h.entries)-1].Index
 		for lives := 1; ; lives++ {
-			store, err := OpenPebble("db", PebbleOptions{FS: disk, CacheBytes: 1 << 20, MemTableBytes: 64 << 10, GenerationKeys: 5, spareGenerations: 1})
+			store, err := OpenPebble("db", PebbleOptions{
+				FS: disk, CacheBytes: 1 << 20, MemTableBytes: 64 << 10, GenerationKeys: 5, spareGenerations: 1,
+				buildAtOnce: rapid.Bool().Draw(rt, "build at once"),
+			})
 			if err != nil {
 				rt.Fatal(err)
 			}

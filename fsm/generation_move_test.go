@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"sync"
 	"testing"
 
@@ -18,7 +19,9 @@ func TestKeysThatStayLeaveGenerationsThatHaveFew(t *testing.T) {
 	const together, spare = 10, 3
 	disk, model := vfs.NewMem(), map[string]string{}
 	open := func(readOnly bool) *Pebble {
-		p, err := OpenPebble("db", PebbleOptions{FS: disk, GenerationKeys: together, spareGenerations: spare, ReadOnly: readOnly})
+		p, err := OpenPebble("db", PebbleOptions{
+			FS: disk, GenerationKeys: together, spareGenerations: spare, ReadOnly: readOnly, buildAtOnce: true,
+		})
 		check(t, err)
 		return p
 	}
@@ -50,11 +53,8 @@ func TestKeysThatStayLeaveGenerationsThatHaveFew(t *testing.T) {
 		}
 	}
 	defer func() { check(t, p.Close()) }()
-	if seals, counts := len(under(t, p, tableSeal)), len(under(t, p, tableCount)); seals != len(p.ages.all)-1 || counts != seals {
-		t.Errorf("%d generations have %d seals and %d counts", len(p.ages.all), seals, counts)
-	}
-	if got := len(under(t, p, tableAged)); got != len(model) {
-		t.Errorf("%d keys are stored, want %d", got, len(model))
+	if marks := len(under(t, p, tableFiled)); marks != len(p.ages.all)-1 {
+		t.Errorf("%d generations have %d files", len(p.ages.all), marks)
 	}
 }
 
@@ -84,7 +84,15 @@ func TestAGenerationThatHasFewerKeysThanCountedIsCorrupt(t *testing.T) {
 // others that are made and deleted, so that generations begin and end. Some stay
 // for long, so that keys move.
 func TestReadersBesideGenerationsThatComeAndGo(t *testing.T) {
-	p := openPebble(t, t.TempDir(), PebbleOptions{GenerationKeys: 4, MemTableBytes: 64 << 10, spareGenerations: 2})
+	for _, atOnce := range []bool{false, true} {
+		t.Run(fmt.Sprint("files at once: ", atOnce), func(t *testing.T) { testReadersBesideGenerations(t, atOnce) })
+	}
+}
+
+func testReadersBesideGenerations(t *testing.T, atOnce bool) {
+	p := openPebble(t, "db", PebbleOptions{
+		FS: vfs.NewMem(), GenerationKeys: 4, MemTableBytes: 64 << 10, spareGenerations: 2, buildAtOnce: atOnce,
+	})
 	steady := map[string]string{}
 	for i := range 10 {
 		steady[fmt.Sprint("rs", i)] = "v"
@@ -113,7 +121,7 @@ func TestReadersBesideGenerationsThatComeAndGo(t *testing.T) {
 		})
 	}
 	const short, long = 7, 200
-	for i := range 5000 {
+	for i := range 2500 {
 		b := p.Batch()
 		check(t, b.Set(fmt.Append(nil, "rm", i), []byte("v")))
 		if (i-short)%8 != 0 {
@@ -138,11 +146,17 @@ func TestReadersBesideGenerationsThatComeAndGo(t *testing.T) {
 // TestAKeyThatMovesAllTheTimeIsAlwaysFound moves a key with each batch, so that it often has
 // left the place that it is said to be in when it is looked for there.
 func TestAKeyThatMovesAllTheTimeIsAlwaysFound(t *testing.T) {
-	p, err := OpenPebble("db", PebbleOptions{FS: vfs.NewMem(), GenerationKeys: 1, spareGenerations: -10})
+	for _, atOnce := range []bool{false, true} {
+		t.Run(fmt.Sprint("files at once: ", atOnce), func(t *testing.T) { testAKeyThatMovesAllTheTime(t, atOnce) })
+	}
+}
+
+func testAKeyThatMovesAllTheTime(t *testing.T, atOnce bool) {
+	p, err := OpenPebble("db", PebbleOptions{FS: vfs.NewMem(), GenerationKeys: 1, spareGenerations: -10, buildAtOnce: atOnce})
 	check(t, err)
 	defer func() { check(t, p.Close()) }()
 	fill(t, p, "rs", "v", "rx0", "v", "rx1", "v", "rx2", "v")
-	const moves = 5_000
+	const moves = 4_000
 	var readers sync.WaitGroup
 	for range 2 {
 		readers.Go(func() {
@@ -177,22 +191,64 @@ func (s *generations) movesSoFar() uint64 {
 	return s.moves
 }
 
-// A key that moves has one place at a time, for those who look for it.
-func TestNobodyLooksWhileKeysMove(t *testing.T) {
+// Who finds nothing while keys move waits until they have, and looks again; others do not wait.
+func TestWhoFindsNothingWaitsForKeysThatMove(t *testing.T) {
 	p := openPebble(t, t.TempDir(), PebbleOptions{})
+	fill(t, p, "r", "v")
+	gone := []removal{{key: "r1", hash: 1, place: place{generation: p.ages.current()}}}
 	for _, test := range []struct {
 		changes
-		locked bool
-	}{{changes{come: []uint64{1}}, false}, {changes{moved: []uint64{1}}, true}} {
+		waits bool
+	}{{changes{come: []uint64{1}}, false}, {changes{moved: []uint64{1}, gone: gone}, true}} {
+		_, before := p.ages.where(nil, 1)
 		check(t, p.ages.commit(test.changes, func() error {
-			free := p.ages.mu.TryRLock()
+			wantValue(t, p, "r", []byte("v"))
+			free := p.ages.moving.TryRLock()
 			if free {
-				p.ages.mu.RUnlock()
+				p.ages.moving.RUnlock()
 			}
-			if free == test.locked {
-				t.Errorf("while %+v is committed, others may look: %v", test.changes, free)
+			if free == test.waits {
+				t.Errorf("while %+v is committed, who finds nothing may look again at once: %v", test.changes, free)
 			}
+			_, during := p.ages.where(nil, 1)
+			if (during != before) != test.waits {
+				t.Errorf("while %+v is committed, who looks before can tell: %v", test.changes, during != before)
+			}
+			before = during
 			return nil
 		}))
+		if p.ages.movedSince(before) != test.waits {
+			t.Errorf("after %+v, who looks meanwhile can tell: %v", test.changes, !test.waits)
+		}
 	}
+}
+
+// TestFilesOfWhichMuchHasBeenDeletedGo has large values go that are few among the keys.
+func TestFilesOfWhichMuchHasBeenDeletedGo(t *testing.T) {
+	const large, spare = 10_000, 2
+	p := openPebble(t, "db", PebbleOptions{FS: vfs.NewMem(), GenerationKeys: 10, spareGenerations: spare, buildAtOnce: true})
+	rng := rand.New(rand.NewPCG(13, 14))
+	model := map[string]string{}
+	for i := range 400 {
+		key, value := fmt.Sprintf("r%03d", i), "small"
+		if i%10 == 0 {
+			value = noise(rng, large)
+		}
+		fill(t, p, key, value)
+		model[key] = value
+		if gone := fmt.Sprintf("r%03d", i-50); i >= 50 && i%10 == 0 {
+			remove(t, p, gone)
+			delete(model, gone)
+		}
+	}
+	check(t, p.Sync())
+	size := int64(0)
+	for _, f := range p.ages.files() {
+		size += f.size
+	}
+	// Five large values are left, and as much may be dead; beside the generations that are spared.
+	if most := int64(2*5+spare+2) * large; size > most {
+		t.Errorf("files take %d bytes, want at most %d", size, most)
+	}
+	wantAll(t, p, model)
 }

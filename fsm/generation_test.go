@@ -3,15 +3,12 @@
 package fsm
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -65,6 +62,7 @@ func TestWhatIsInGenerationsOutlivesReopening(t *testing.T) {
 			for range 25 {
 				s, err := OpenPebble("db", PebbleOptions{
 					FS: disk, GenerationKeys: 1 + rng.IntN(12), spareGenerations: 1 + rng.IntN(3), MemTableBytes: 64 << 10, hash: hash,
+					buildAtOnce: rng.IntN(2) == 0,
 				})
 				check(t, err)
 				wantScan(t, s, "", "z", pairs(model)...)
@@ -172,7 +170,7 @@ func TestGenerationsEndWithTheirLastKey(t *testing.T) {
 	const keys, together = 100, 10
 	disk := vfs.NewMem()
 	open := func() *Pebble {
-		p, err := OpenPebble("db", PebbleOptions{FS: disk, GenerationKeys: together})
+		p, err := OpenPebble("db", PebbleOptions{FS: disk, GenerationKeys: together, buildAtOnce: true})
 		check(t, err)
 		return p
 	}
@@ -198,7 +196,7 @@ func TestGenerationsEndWithTheirLastKey(t *testing.T) {
 	check(t, p.Sync())
 	check(t, p.Close())
 	p = open()
-	remove(45, 50) // of a generation whose seal has all ten
+	remove(45, 50) // of a generation whose file has all ten
 	remove(50, 60)
 	check(t, p.Sync())
 	check(t, p.Close())
@@ -209,13 +207,15 @@ func TestGenerationsEndWithTheirLastKey(t *testing.T) {
 		t.Errorf("%d generations are left, want four with keys and the current one", got)
 	}
 	remove(60, keys)
-	if got := len(p.ages.all); got != 2 {
-		t.Errorf("%d generations are left, want the current one and the one before", got)
+	if got := len(p.ages.all); got != 1 {
+		t.Errorf("%d generations are left, want the current one", got)
 	}
-	before := p.ages.all[0].number
-	want := []string{string(sealKey(before)), string(countKey(before))}
-	if left := slices.Concat(under(t, p, tableAged), under(t, p, tableSeal), under(t, p, tableCount)); !slices.Equal(left, want) {
-		t.Errorf("%q are left over, want %q", left, want)
+	if left := slices.Concat(under(t, p, tableAged), under(t, p, tableFiled), under(t, p, tableTombstone)); len(left) > 0 {
+		t.Errorf("%q are left over", left)
+	}
+	check(t, p.Sync())
+	if left := rowFiles(t, p); len(left) > 0 {
+		t.Errorf("files %q are left over", left)
 	}
 	for i := range p.ages.index.shards {
 		if p.ages.index.shards[i].used > 0 {
@@ -224,13 +224,29 @@ func TestGenerationsEndWithTheirLastKey(t *testing.T) {
 	}
 }
 
+// rowFiles returns the names of the files that generations have or had.
+func rowFiles(t *testing.T, p *Pebble) (names []string) {
+	t.Helper()
+	all, err := p.fs.List(p.dir)
+	check(t, err)
+	for _, name := range all {
+		if strings.HasSuffix(name, rowsSuffix) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // TestAStoreOpensAfterEachBatch deletes nearly all that it makes, so that the generations that
 // are left are often the current one alone.
 func TestAStoreOpensAfterEachBatch(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
 	disk, model := vfs.NewMem(), map[string]string{}
 	for i := range 300 {
-		p, err := OpenPebble("db", PebbleOptions{FS: disk, GenerationKeys: 1 + rng.IntN(4), spareGenerations: 1 + rng.IntN(3)})
+		p, err := OpenPebble("db", PebbleOptions{
+			FS: disk, GenerationKeys: 1 + rng.IntN(4), spareGenerations: 1 + rng.IntN(3), buildAtOnce: rng.IntN(2) == 0,
+		})
 		if err != nil {
 			t.Fatalf("after %d batches: %v", i, err)
 		}
@@ -261,111 +277,29 @@ func TestALargeValueFillsAGeneration(t *testing.T) {
 	if got := len(p.ages.all); got != 10 {
 		t.Errorf("10 large values are in %d generations, want one each", got)
 	}
-	fill(t, p, "rl9", strings.Repeat("w", 1000), "rl8", "w") // of which the first is in the current one
+	fill(t, p, "rl9", strings.Repeat("w", 1000)) // which is in the current one
 	fill(t, p, "r", "v")
 	if got := len(p.ages.all); got != 11 {
 		t.Errorf("after a large value was replaced there are %d generations, want 11", got)
 	}
 }
 
-func TestAKeyStaysInItsGeneration(t *testing.T) {
-	p := openPebble(t, t.TempDir(), PebbleOptions{GenerationKeys: 2})
-	for i := range 9 {
-		fill(t, p, fmt.Sprint("r", i), "v")
-	}
-	fill(t, p, "r0", "again", "r4", "again")
-	if got := len(under(t, p, tableAged)); got != 9 {
-		t.Errorf("9 keys are stored %d times", got)
-	}
-	wantValue(t, p, "r0", []byte("again"))
-}
-
-func TestDamageToWhatIsWrittenOfGenerations(t *testing.T) {
-	second := sealKey(2)
-	for _, test := range []struct {
-		name   string
-		damage func(t *testing.T, db *pebble.DB, value []byte)
-		says   string
-	}{
-		{"a bit of it flips", func(t *testing.T, db *pebble.DB, value []byte) {
-			value[rand.IntN(len(value))] ^= 1 << rand.IntN(8)
-			check(t, db.Set(second, value, pebble.NoSync))
-		}, "digest differs"},
-		{"part of a hash", func(t *testing.T, db *pebble.DB, value []byte) {
-			value = value[:len(value)-1]
-			seal(value, second)
-			check(t, db.Set(second, value, pebble.NoSync))
-		}, "part of a hash"},
-		{"it is lost", func(t *testing.T, db *pebble.DB, _ []byte) { check(t, db.Delete(second, pebble.NoSync)) }, "hashes of its generation are missing"},
-		{"the last is lost", func(t *testing.T, db *pebble.DB, _ []byte) { check(t, db.Delete(sealKey(3), pebble.NoSync)) }, "hashes of a generation that is counted are missing"},
-		{"the last is lost with its count", func(t *testing.T, db *pebble.DB, _ []byte) {
-			check(t, db.Delete(sealKey(3), pebble.NoSync))
-			check(t, db.Delete(countKey(3), pebble.NoSync))
-		}, "hashes of the generation before are missing"},
-		{"the count is lost", func(t *testing.T, db *pebble.DB, _ []byte) { check(t, db.Delete(countKey(2), pebble.NoSync)) }, "count of its generation is missing"},
-		{"a bit of the count flips", func(t *testing.T, db *pebble.DB, _ []byte) {
-			value := sealCount(2, 5)
-			value[rand.IntN(len(value))] ^= 1 << rand.IntN(8)
-			check(t, db.Set(countKey(2), value, pebble.NoSync))
-		}, "digest differs"},
-		{"part of a count", func(t *testing.T, db *pebble.DB, _ []byte) {
-			value := sealCount(2, 5)
-			value = value[:len(value)-1]
-			seal(value, countKey(2))
-			check(t, db.Set(countKey(2), value, pebble.NoSync))
-		}, "too long or too short"},
-		{"the count is none", func(t *testing.T, db *pebble.DB, _ []byte) {
-			check(t, db.Set(countKey(2), sealCount(2, 0), pebble.NoSync))
-		}, "not how many keys"},
-		{"the count is above that of the hashes", func(t *testing.T, db *pebble.DB, _ []byte) {
-			check(t, db.Set(countKey(2), sealCount(2, 6), pebble.NoSync))
-		}, "not how many keys"},
-		{"the count is below that of the keys", func(t *testing.T, db *pebble.DB, _ []byte) {
-			check(t, db.Set(countKey(2), sealCount(2, 4), pebble.NoSync))
-		}, "has 5 keys, not 4"},
-		{"a key of another version", func(t *testing.T, db *pebble.DB, _ []byte) { check(t, db.Set([]byte("rns\x00k"), nil, pebble.NoSync)) }, "another version"},
-		{"another hash", func(t *testing.T, db *pebble.DB, value []byte) {
-			clear(value[len(value)-8:])
-			seal(value, second)
-			check(t, db.Set(second, value, pebble.NoSync))
-		}, "do not have it"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			disk := vfs.NewMem()
-			p, err := OpenPebble("db", PebbleOptions{FS: disk, GenerationKeys: 5})
-			check(t, err)
-			for i := range 18 {
-				fill(t, p, fmt.Sprint("r", i), "v")
-			}
-			value, err := p.get(second)
-			check(t, err)
-			test.damage(t, p.db, bytes.Clone(value))
-			check(t, p.Sync())
-			check(t, p.Close())
-			for _, way := range []string{"scan", "walk"} {
-				p, err := OpenPebble("db", PebbleOptions{FS: disk, ReadOnly: true})
-				if err == nil {
-					err = errors.Join(waysThrough(p)[way](func(_, _ []byte) bool { return true }), p.Close())
-				}
-				if err == nil || !strings.Contains(err.Error(), test.says) || !errors.Is(err, ErrCorrupt) && test.says != "another version" {
-					t.Errorf("%s: it says %v, want %q", way, err, test.says)
-				}
-			}
-		})
-	}
-}
-
 // TestGoldenGenerations freezes how Pebble's own keys and values are made of the store's.
 func TestGoldenGenerations(t *testing.T) {
-	p := openPebble(t, t.TempDir(), PebbleOptions{GenerationKeys: 2})
+	p := openPebble(t, t.TempDir(), PebbleOptions{GenerationKeys: 3})
 	fill(t, p, "d", "due", "ra", "1")
 	fill(t, p, "oa", "2")
 	fill(t, p, "ub", "3")
 	var all []byte
-	_, err := scanRange(p.db, nil, nil, func(key, value []byte) bool {
+	show := func(key, value []byte) bool {
 		all = append(append(append(append(all, key...), '='), value...), '\n')
 		return true
-	})
+	}
+	_, err := scanRange(p.db, nil, nil, show)
 	check(t, err)
+	gone := tombstone{300, 400}
+	show(gone.key(7), gone.value())
+	filed := fileMark{number: 7, rows: 300, had: 400, digest: 1 << 62}
+	show(filed.key(), filed.value())
 	golden(t, "generations", all)
 }

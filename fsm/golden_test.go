@@ -17,10 +17,20 @@ var update = flag.Bool("update", false, "create golden files that are missing; t
 // golden compares got with the frozen bytes of that name.
 func golden(t *testing.T, name string, got []byte) []byte {
 	t.Helper()
+	want := frozen(t, name, func() []byte { return got })
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s changed:\n got %x\nwant %x\nold logs and stores would no longer be read; add to the format instead", name, got, want)
+	}
+	return want
+}
+
+// frozen returns the frozen bytes of that name; make makes them where they are missing.
+func frozen(t *testing.T, name string, make func() []byte) []byte {
+	t.Helper()
 	path := filepath.Join("testdata", "golden", name+".hex")
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) && *update {
-		text = []byte(wrap(hex.EncodeToString(got)))
+		text = []byte(wrap(hex.EncodeToString(make())))
 		err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, text, 0o644))
 	}
 	if err != nil {
@@ -29,9 +39,6 @@ func golden(t *testing.T, name string, got []byte) []byte {
 	want, err := hex.DecodeString(strings.ReplaceAll(string(text), "\n", ""))
 	if err != nil {
 		t.Fatalf("%s: %v", path, err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s changed:\n got %x\nwant %x\nold logs and stores would no longer be read; add to the format instead", name, got, want)
 	}
 	return want
 }

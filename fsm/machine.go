@@ -121,7 +121,7 @@ func (x *Meta) clone() *Meta {
 
 // Apply applies entries, which are in the order of the log, in one batch of
 // the store. Entries at or below the applied index are skipped. If it returns
-// an error, nothing has taken effect and the node must stop.
+// an error, nothing is to be counted on and the node must stop.
 func (m *Machine) Apply(entries []LogEntry) (Applied, error) {
 	committed := m.meta.Load()
 	t := &transaction{

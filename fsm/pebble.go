@@ -41,10 +41,13 @@ type PebbleOptions struct {
 	// store, and should only see to it that the process ends. nil: panic.
 	OnFatal func(error)
 
-	// For tests: a hash other than xxhash64, of which more collide; and how many
-	// generations there may be before keys move, if not spareGenerations.
+	// For tests: a hash other than xxhash64, of which more collide; how many
+	// generations there may be before keys move, if not spareGenerations; that batches
+	// wait for the files of generations; and how long those may be.
 	hash             func(key []byte) uint64
 	spareGenerations int
+	buildAtOnce      bool
+	rowsBytes        int64
 }
 
 // Pebble is a Store on disk. Its write-ahead log is off: what was committed
@@ -53,8 +56,17 @@ type PebbleOptions struct {
 type Pebble struct {
 	db       *pebble.DB
 	ages     generations
+	fs       vfs.FS
+	dir      string
 	readOnly bool
 	halted   *atomic.Bool
+	// files is held by who needs the files of generations to stay the same ones, and by
+	// the writer while it may change them.
+	files    sync.Mutex
+	building *build // or nil; the writer's
+
+	buildAtOnce bool
+	rowsBytes   int64
 }
 
 var _ Store = (*Pebble)(nil)
@@ -65,7 +77,13 @@ func OpenPebble(dir string, o PebbleOptions) (*Pebble, error) {
 	if events.log == nil {
 		events.log = slog.New(slog.DiscardHandler)
 	}
-	p := &Pebble{readOnly: o.ReadOnly, halted: &events.halted}
+	if o.FS == nil {
+		o.FS = privateFS{vfs.Default}
+	}
+	p := &Pebble{
+		fs: politeFS{o.FS}, dir: dir, readOnly: o.ReadOnly, halted: &events.halted,
+		buildAtOnce: o.buildAtOnce, rowsBytes: o.rowsBytes,
+	}
 	done := make(chan error, 1)
 	go func() { done <- p.open(dir, o, events) }()
 	select {
@@ -91,8 +109,8 @@ func (p *Pebble) open(dir string, o PebbleOptions, events *pebbleEvents) (err er
 	if o.hash == nil {
 		p.ages.hash = xxhash.Sum64
 	}
-	if err := p.ages.load(p.db); err != nil {
-		return errors.Join(err, p.db.Close())
+	if err := p.load(); err != nil {
+		return errors.Join(err, p.ages.closeFiles(), p.db.Close())
 	}
 	return nil
 }
@@ -109,9 +127,6 @@ func firstOf(err error) error {
 }
 
 func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
-	if o.FS == nil {
-		o.FS = privateFS{vfs.Default}
-	}
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 128 << 20
 	}
@@ -139,7 +154,7 @@ func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
 	}
 	p.Experimental.SpanPolicyFunc = splitTables
 	for i := range p.Levels {
-		p.TargetFileSizes[i] = 16 << 20 // some for each generation
+		p.TargetFileSizes[i] = 16 << 20 // some for a generation
 		l := &p.Levels[i]
 		// One index block a table, half as large as with Pebble's 4 KiB, so that
 		// the cache can hold them all and a read is of the block that it is about.
@@ -158,27 +173,47 @@ func (p *Pebble) Get(key []byte) ([]byte, error) {
 	return value, err
 }
 
-// find returns the value of key, nil if there is none, and the generation that it is
-// in, if it is in one.
-func (p *Pebble) find(key []byte) ([]byte, *generation, error) {
+// find returns the value of key, nil if there is none, and where it is, if it is in a
+// generation.
+func (p *Pebble) find(key []byte) ([]byte, place, error) {
 	if !inGeneration(key) {
 		value, err := p.get(key)
-		return value, nil, err
+		return value, place{}, err
 	}
 	h := p.ages.hash(key)
 	for {
 		var room [4]*generation
 		found, moves := p.ages.where(room[:0], h)
 		for _, g := range found {
-			if value, err := p.get(agedKey(nil, g.number, key)); value != nil || err != nil {
-				return value, g, err
+			value, at, err := p.findIn(g, h, key)
+			if value != nil || err != nil {
+				return value, at, err
 			}
 		}
 		// Between the two looks it may have been moved.
 		if len(found) == 0 || !p.ages.movedSince(moves) {
-			return nil, nil, nil
+			return nil, place{}, nil
 		}
 	}
+}
+
+// findIn looks for key, of hash h, in a generation.
+func (p *Pebble) findIn(g *generation, h uint64, key []byte) ([]byte, place, error) {
+	f := g.file.Load()
+	if f == nil {
+		value, err := p.get(agedKey(nil, g.number, key))
+		if value != nil || err != nil {
+			return value, place{generation: g}, err
+		}
+		// Meanwhile it may have been given a file, and Pebble have dropped its rows.
+		f = g.file.Load()
+	}
+	if f == nil || !f.acquire() {
+		return nil, place{}, nil
+	}
+	value, at, err := f.find(h, key)
+	at.generation, at.file = g, f
+	return value, at, errors.Join(err, f.release())
 }
 
 // get returns a copy of what Pebble has under key.
@@ -208,8 +243,15 @@ func storeError(what string, err error) error {
 // Sync implements Store: it writes out what is in memory. Pebble syncs each
 // table, its directory and the manifest before it counts a flush as done.
 func (p *Pebble) Sync() error {
+	// A file must not go before the mark of it.
+	doomed := p.ages.takeDoomed()
 	if err := p.db.Flush(); err != nil {
 		return fmt.Errorf("sync store: %w", err)
+	}
+	for _, f := range doomed {
+		if err := errors.Join(p.fs.Remove(f.path), f.release()); err != nil {
+			return fmt.Errorf("sync store: %w", err)
+		}
 	}
 	return nil
 }
@@ -217,6 +259,8 @@ func (p *Pebble) Sync() error {
 // Checkpoint makes dir, which must not exist, a store of its own with all that
 // was committed before the call and perhaps more, by hard links.
 func (p *Pebble) Checkpoint(dir string) error {
+	p.files.Lock()
+	defer p.files.Unlock()
 	// Nothing but tables goes into a checkpoint, for want of a log.
 	if err := p.Sync(); err != nil {
 		return err
@@ -224,14 +268,28 @@ func (p *Pebble) Checkpoint(dir string) error {
 	if err := p.db.Checkpoint(dir); err != nil {
 		return fmt.Errorf("checkpoint store: %w", err)
 	}
+	for _, f := range p.ages.files() {
+		if err := vfs.LinkOrCopy(p.fs, f.path, p.fs.PathJoin(dir, p.fs.PathBase(f.path))); err != nil {
+			return fmt.Errorf("checkpoint store: %w", err)
+		}
+	}
+	if err := syncDir(p.fs, dir); err != nil {
+		return fmt.Errorf("checkpoint store: %w", err)
+	}
 	return nil
 }
 
 // Size returns the bytes that the store takes on disk.
-func (p *Pebble) Size() int64 { return int64(p.db.Metrics().DiskSpaceUsage()) }
+func (p *Pebble) Size() int64 {
+	size := int64(p.db.Metrics().DiskSpaceUsage())
+	for _, f := range p.ages.files() {
+		size += f.size
+	}
+	return size
+}
 
 // Flushed returns the bytes that were written out from memory since the store
-// was opened.
+// was opened, without the files of generations.
 func (p *Pebble) Flushed() uint64 {
 	m := p.db.Metrics()
 	return m.Levels[0].TableBytesFlushed + m.Levels[0].BlobBytesFlushed
@@ -253,7 +311,7 @@ func (p *Pebble) Close() error {
 	if p.halted.Load() {
 		return errors.New("close store: it has failed")
 	}
-	if err := p.db.Close(); err != nil {
+	if err := errors.Join(p.endBuild(), p.ages.closeFiles(), p.db.Close()); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
 	return nil

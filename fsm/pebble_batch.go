@@ -12,34 +12,34 @@ import (
 
 // Batch implements Store.
 func (p *Pebble) Batch() Batch {
-	w := &writing{Pebble: p, places: make(map[string]*generation)}
+	w := &writing{Pebble: p, places: make(map[string]place)}
 	return newOverlay(w, w.commit)
 }
 
 // writing is a store as a batch of it sees it.
 type writing struct {
 	*Pebble
-	// places are the generations of keys that were read: the batch is the only
-	// writer, so there they are when it writes.
-	places map[string]*generation
+	// places are those of keys that were read: the batch is the only writer, so there
+	// they are when it writes.
+	places map[string]place
 }
 
 // Get implements Store.
 func (w *writing) Get(key []byte) ([]byte, error) {
-	value, g, err := w.find(key)
-	if g != nil {
-		w.places[string(key)] = g
+	value, at, err := w.find(key)
+	if at.generation != nil {
+		w.places[string(key)] = at
 	}
 	return value, err
 }
 
-// place returns the generation that a key is in, or nil if it is not stored.
-func (w *writing) place(key string) (*generation, error) {
-	if g := w.places[key]; g != nil {
-		return g, nil
+// place returns where a key is, which is in no generation if it is not stored.
+func (w *writing) place(key string) (place, error) {
+	if at, ok := w.places[key]; ok {
+		return at, nil
 	}
-	_, g, err := w.find([]byte(key))
-	return g, err
+	_, at, err := w.find([]byte(key))
+	return at, err
 }
 
 func (w *writing) commit(writes map[string][]byte) error {
@@ -55,18 +55,20 @@ func (w *writing) commit(writes map[string][]byte) error {
 }
 
 func (w *writing) write(b *pebble.Batch, writes map[string][]byte) error {
-	forget, err := w.ages.turn(b)
+	// While a checkpoint links files, it is the same ones that there are.
+	files := w.files.TryLock()
+	if files {
+		defer w.files.Unlock()
+	}
+	forget, err := w.ages.turn(b, files)
 	if err != nil {
 		return err
 	}
-	c := changes{emptied: w.ages.sparsest()}
+	c := changes{victim: w.ages.victim()}
 	if err := w.writeAll(b, writes, &c); err != nil {
 		return err
 	}
 	if err := w.move(b, writes, &c); err != nil {
-		return err
-	}
-	if err := w.ages.count(b, c.gone); err != nil {
 		return err
 	}
 	if err := w.ages.commit(c, func() error { return b.Commit(pebble.NoSync) }); err != nil {
@@ -74,7 +76,7 @@ func (w *writing) write(b *pebble.Batch, writes map[string][]byte) error {
 	}
 	w.ages.bytes += c.bytes
 	forget()
-	return nil
+	return w.tend(files)
 }
 
 func (w *writing) writeAll(b *pebble.Batch, writes map[string][]byte, c *changes) error {
@@ -95,24 +97,22 @@ func (w *writing) writeAll(b *pebble.Batch, writes map[string][]byte, c *changes
 
 // writeAged adds a write of a key that is in a generation, or comes to the current one.
 func (w *writing) writeAged(b *pebble.Batch, key string, value []byte, c *changes) error {
-	g, err := w.place(key)
+	at, err := w.place(key)
+	current := w.ages.current()
 	switch {
 	case err != nil:
 		return err
-	case g == nil && value == nil:
+	case at.generation == nil && value == nil:
 		return nil
-	case g == nil:
-		g = w.ages.current()
+	case at.generation == nil:
 		c.come = append(c.come, w.ages.hash([]byte(key)))
 	case value == nil:
-		c.gone = append(c.gone, agedHash{w.ages.hash([]byte(key)), g})
-	case g == c.emptied:
-		return w.rejoin(b, key, value, c)
+		return w.leave(b, removal{key, w.ages.hash([]byte(key)), at}, c)
+	case at.generation != current:
+		return w.rejoin(b, removal{key, w.ages.hash([]byte(key)), at}, value, c)
 	}
-	if g == w.ages.current() {
-		c.bytes += len(key) + len(value)
-	}
-	return writeTo(b, g, key, value)
+	c.bytes += len(key) + len(value)
+	return writeTo(b, current, key, value)
 }
 
 // writeTo adds to b that key, of generation g or of none, has the value or, if that
@@ -137,16 +137,17 @@ func writeTo(b *pebble.Batch, g *generation, key string, value []byte) error {
 	return op.Finish()
 }
 
-// splitTables has every file hold keys of one table, and of one generation, alone. What is newest lies behind all
-// that was there before, and so goes down the levels by a move of its file, with
-// nothing rewritten; but not if a file on the way holds the end of one table and
-// the beginning of the next, since all that is new lies within its bounds.
+// splitTables has every file of Pebble's hold keys of one table, and of one generation,
+// alone. What is newest lies behind all that was there before, and so goes down the levels
+// by a move of its file, with nothing rewritten, and goes as a whole once the generation has
+// a file of its own; but not if a file on the way holds the end of one table and the beginning
+// of the next, since all that is new lies within its bounds.
 func splitTables(from []byte) (policy pebble.SpanPolicy, until []byte, err error) {
 	switch {
 	case len(from) == 0 || from[0] == 0xff:
 		return policy, nil, nil
 	case from[0] == tableAged && len(from) >= agedPrefix:
-		return policy, agedKey(nil, ageOf(from)+1, nil), nil
+		return policy, agedKey(nil, numberOf(from)+1, nil), nil
 	}
 	return policy, []byte{from[0] + 1}, nil
 }

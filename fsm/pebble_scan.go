@@ -7,6 +7,7 @@ import (
 	"container/heap"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -37,30 +38,51 @@ func (p *Pebble) Walk(visit func(key, value []byte) bool) error {
 		if goOn, err := scanRange(r, nil, []byte{firstAged}, visit); !goOn || err != nil {
 			return err
 		}
-		seen := sightings{}
 		for _, g := range all {
-			var lost error
-			from, to := g.bounds()
-			goOn, err := scanRange(r, from, to, func(key, value []byte) bool {
-				if lost = p.sight(seen, key); lost != nil {
-					return false
-				}
-				return visit(key[agedPrefix:], value)
-			})
-			if err = errors.Join(err, lost); !goOn || err != nil {
+			if goOn, err := p.walkGeneration(r, g, visit); !goOn || err != nil {
 				return err
 			}
 		}
-		return p.checkCounts(seen, all)
+		return nil
 	})
+}
+
+func (p *Pebble) walkGeneration(r pebble.Reader, g *generation, visit func(key, value []byte) bool) (goOn bool, err error) {
+	rows, err := p.cursor(r, g, nil, nil)
+	if err != nil {
+		return false, storeError("scan store", err)
+	}
+	defer func() {
+		if e := rows.close(); err == nil && e != nil {
+			err = storeError("scan store", e)
+		}
+	}()
+	seen := 0
+	for ok, err := rows.next(); ok || err != nil; ok, err = rows.next() {
+		if err != nil {
+			return false, storeError("scan store", err)
+		}
+		key, value, err := rows.row()
+		if err != nil {
+			return false, storeError("scan store", err)
+		}
+		if err := p.sight(g, rows, key); err != nil {
+			return false, err
+		}
+		seen++
+		if !visit(key, value) {
+			return false, nil
+		}
+	}
+	return true, p.checkCount(g, seen)
 }
 
 // inSnapshot calls read with what is stored at this moment, and the generations of it.
 func (p *Pebble) inSnapshot(read func(pebble.Reader, []*generation) error) (err error) {
 	var snapshot *pebble.Snapshot
-	all := p.ages.snapshot(func() { snapshot = p.db.NewSnapshot() })
+	all, release := p.ages.snapshot(func() { snapshot = p.db.NewSnapshot() })
 	defer func() {
-		if e := snapshot.Close(); e != nil && err == nil {
+		if e := errors.Join(snapshot.Close(), release()); e != nil && err == nil {
 			err = storeError("scan store", e)
 		}
 	}()
@@ -97,133 +119,124 @@ func scanRange(r pebble.Reader, from, to []byte, visit func(key, value []byte) b
 
 // scanGenerations visits the keys in [from, to) of all of these generations, in order.
 func (p *Pebble) scanGenerations(r pebble.Reader, all []*generation, from, to []byte, visit func(key, value []byte) bool) (err error) {
-	var next ages
+	var next merge
+	whole := from == nil && to == nil
 	defer func() {
-		for _, it := range next.opened {
-			if e := it.Close(); e != nil && err == nil {
+		for _, a := range next.opened {
+			if e := a.close(); e != nil && err == nil {
 				err = storeError("scan store", e)
 			}
 		}
 	}()
 	for _, g := range all {
-		if err := next.open(r, g, from, to); err != nil {
-			return storeError("scan store", err)
-		}
-	}
-	seen := sightings{}
-	for heap.Init(&next); len(next.waiting) > 0; {
-		first := next.waiting[0]
-		value, err := first.ValueAndErr()
+		rows, err := p.cursor(r, g, from, to)
 		if err != nil {
 			return storeError("scan store", err)
 		}
-		if err := p.sight(seen, first.Key()); err != nil {
-			return err
-		}
-		if !visit(first.Key()[agedPrefix:], value) {
-			return nil
-		}
-		if err := next.step(); err != nil {
+		more, err := next.open(g, rows)
+		if err != nil {
 			return storeError("scan store", err)
 		}
+		if !more && whole {
+			if err := p.checkCount(g, 0); err != nil {
+				return err
+			}
+		}
 	}
-	if from == nil && to == nil {
-		return p.checkCounts(seen, all)
-	}
-	return nil
-}
-
-// sightings are how many keys of each generation were seen.
-type sightings map[uint32]int
-
-// sight counts one of Pebble's own keys, and checks that it would be found. Where
-// the store is written to meanwhile there is nothing to hold it against.
-func (p *Pebble) sight(seen sightings, key []byte) error {
-	if !p.readOnly {
-		return nil
-	}
-	if !p.ages.has(ageOf(key), key[agedPrefix:]) {
-		return corrupt(key[agedPrefix:], "the hashes of its generation do not have it")
-	}
-	seen[ageOf(key)]++
-	return nil
-}
-
-// checkCounts holds what is written down of generations against the keys that were seen.
-func (p *Pebble) checkCounts(seen sightings, all []*generation) error {
-	if !p.readOnly {
-		return nil
-	}
-	for _, g := range all {
-		if g.keys != seen[g.number] {
-			return corrupt(countKey(g.number), fmt.Sprintf("its generation has %d keys, not %d", seen[g.number], g.keys))
+	for heap.Init(&next); len(next.waiting) > 0; {
+		first := next.waiting[0]
+		if err := p.sight(first.generation, first, first.key); err != nil {
+			return err
+		}
+		if !visit(first.key, first.value) {
+			return nil
+		}
+		more, err := first.step()
+		if err != nil {
+			return storeError("scan store", err)
+		}
+		if more {
+			heap.Fix(&next, 0)
+			continue
+		}
+		heap.Pop(&next)
+		if whole {
+			if err := p.checkCount(first.generation, first.seen); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// ages are generations in the order of their next keys: a heap.
-type ages struct {
-	waiting []*pebble.Iterator // each on a key
-	opened  []*pebble.Iterator
-}
-
-func (a *ages) open(r pebble.Reader, g *generation, from, to []byte) error {
-	o := new(pebble.IterOptions)
-	o.LowerBound, o.UpperBound = g.bounds()
-	if from != nil {
-		o.LowerBound = agedKey(nil, g.number, from)
-	}
-	if to != nil {
-		o.UpperBound = agedKey(nil, g.number, to)
-	}
-	it, err := r.NewIter(o)
-	if err != nil {
-		return err
-	}
-	a.opened = append(a.opened, it)
-	if it.First() {
-		a.waiting = append(a.waiting, it)
-	}
-	return it.Error()
-}
-
-// step moves on from the first key.
-func (a *ages) step() error {
-	first := a.waiting[0]
-	if first.Next() {
-		heap.Fix(a, 0)
+// sight checks that a row would be found. Where the store is written to meanwhile there
+// is nothing to hold it against.
+func (p *Pebble) sight(g *generation, at cursor, key []byte) error {
+	if !p.readOnly {
 		return nil
 	}
-	heap.Pop(a)
-	return first.Error()
+	h := p.ages.hash(key)
+	found, _ := p.ages.where(nil, h)
+	if !slices.Contains(found, g) || at.source() != nil && at.source().slotOf(h, at.reference()) < 0 {
+		return corrupt(key, "the hashes of its generation do not have it")
+	}
+	return nil
+}
+
+// checkCount holds how many rows a generation should have against those that were seen.
+func (p *Pebble) checkCount(g *generation, seen int) error {
+	if p.readOnly && g.keys != seen {
+		return corrupt(ownKey(tableAged, g.number), fmt.Sprintf("its generation has %d keys, not %d", seen, g.keys))
+	}
+	return nil
+}
+
+// age is a generation whose rows are gone through, at one of them.
+type age struct {
+	*generation
+	cursor
+	key, value []byte
+	seen       int
+}
+
+// step moves to the next row, if there is one.
+func (a *age) step() (more bool, err error) {
+	if more, err = a.next(); !more || err != nil {
+		return false, err
+	}
+	a.seen++
+	a.key, a.value, err = a.row()
+	return err == nil, err
+}
+
+// merge has generations in the order of their next keys: a heap.
+type merge struct {
+	waiting []*age // each at a row
+	opened  []cursor
+}
+
+// open adds a generation, unless it has no row there.
+func (m *merge) open(g *generation, rows cursor) (more bool, err error) {
+	m.opened = append(m.opened, rows)
+	next := &age{generation: g, cursor: rows}
+	if more, err = next.step(); more {
+		m.waiting = append(m.waiting, next)
+	}
+	return more, err
 }
 
 // Len, Less, Swap, Push and Pop implement heap.Interface.
-func (a *ages) Len() int { return len(a.waiting) }
+func (m *merge) Len() int { return len(m.waiting) }
 
-func (a *ages) Less(i, j int) bool {
-	return bytes.Compare(a.waiting[i].Key()[agedPrefix:], a.waiting[j].Key()[agedPrefix:]) < 0
-}
+func (m *merge) Less(i, j int) bool { return bytes.Compare(m.waiting[i].key, m.waiting[j].key) < 0 }
 
-func (a *ages) Swap(i, j int) { a.waiting[i], a.waiting[j] = a.waiting[j], a.waiting[i] }
+func (m *merge) Swap(i, j int) { m.waiting[i], m.waiting[j] = m.waiting[j], m.waiting[i] }
 
-func (a *ages) Push(it any) { a.waiting = append(a.waiting, it.(*pebble.Iterator)) }
+func (m *merge) Push(x any) { m.waiting = append(m.waiting, x.(*age)) }
 
-func (a *ages) Pop() any {
-	last := len(a.waiting) - 1
-	it := a.waiting[last]
-	a.waiting = a.waiting[:last]
-	return it
-}
-
-// has reports whether key would be looked for in a generation.
-func (s *generations) has(number uint32, key []byte) bool {
-	found, _ := s.where(nil, s.hash(key))
-	for _, g := range found {
-		if g.number == number {
-			return true
-		}
-	}
-	return false
+func (m *merge) Pop() any {
+	last := len(m.waiting) - 1
+	x := m.waiting[last]
+	m.waiting = m.waiting[:last]
+	return x
 }

@@ -31,7 +31,8 @@ type Batch interface {
 	Scan(from, to []byte, visit func(key, value []byte) bool) error
 	Set(key, value []byte) error
 	Delete(key []byte) error
-	// Commit makes the writes visible. They are durable only after Sync.
+	// Commit makes the writes visible: all of them once it has returned, and to a Get
+	// beside it perhaps some before others. They are durable only after Sync.
 	Commit() error
 	// Discard drops the batch; after Commit it does nothing.
 	Discard()
