@@ -174,7 +174,7 @@ func wipeFollower(ctx context.Context, f *injection) error {
 }
 
 // patterns are where a node keeps what cannot be made again.
-var patterns = []string{"identity.json", "raft/*", "state/*/*.sst"}
+var patterns = []string{"identity.json", "raft/*", "state/*/*.sst", "state/*/*.rows"}
 
 // truncateFollower cuts a file of a follower short at a random byte.
 func truncateFollower(ctx context.Context, f *injection) error {

@@ -21,24 +21,30 @@ import (
 // a verdict about speed.
 const patience = 45 * time.Second
 
-// binary is onced as users run it, built once for all tests.
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "onced-test-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "onced")
-	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build onced: %w\n%s", err, out)
-	}
-	return path, nil
-})
+// binary is onced as users run it, and smallGenerations one whose generations end after
+// some keys, each built once for all tests.
+var binary, smallGenerations = build(""), build("smallgenerations")
+
+func build(tags string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		dir, err := os.MkdirTemp("", "onced-test-")
+		if err != nil {
+			return "", err
+		}
+		path := filepath.Join(dir, "onced")
+		out, err := exec.Command("go", "build", "-tags", tags, "-o", path, ".").CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("build onced: %w\n%s", err, out)
+		}
+		return path, nil
+	})
+}
 
 // processes is a cluster of real onced processes on loopback.
 type processes struct {
 	t      *testing.T
 	nodes  []*process
+	binary func() (string, error)
 	extra  []string     // flags for every node
 	client *http.Client // reaches the nodes
 }
@@ -73,7 +79,7 @@ func (l *logBuffer) String() string {
 // newProcesses lays out n nodes and starts none.
 func newProcesses(t *testing.T, n int, extra ...string) *processes {
 	t.Helper()
-	c := &processes{t: t, extra: extra, client: client}
+	c := &processes{t: t, binary: binary, extra: extra, client: client}
 	for i := range n {
 		c.nodes = append(c.nodes, &process{
 			id: fmt.Sprintf("n%d", i+1), dir: filepath.Join(t.TempDir(), "data"),
@@ -116,7 +122,7 @@ func (c *processes) start(i int) {
 
 func (c *processes) run(p *process, flags ...string) {
 	c.t.Helper()
-	bin, err := binary()
+	bin, err := c.binary()
 	if err != nil {
 		c.t.Fatal(err)
 	}
