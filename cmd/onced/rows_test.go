@@ -63,7 +63,7 @@ func TestAFlippedBitInARowFileIsNeverServed(t *testing.T) {
 	})
 	c.stopsWith(victim, said, "the checksum of a block differs")
 	k.stand(c, c.others(victim)...)
-	c.mustCreate(c.leader(), "after that", `1`)
+	c.mustCreate(c.leader(), "afterwards", `1`)
 }
 
 func TestADamagedRowFileIsRefusedInOneLine(t *testing.T) {
