@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -168,20 +169,67 @@ func TestAStoreThatIsClosedWhileAFileIsWritten(t *testing.T) {
 	wantAll(t, p, want)
 }
 
-func TestADiskThatIsFullForAFileEndsTheStore(t *testing.T) {
+// TestAFileThatCannotBeMadeEndsTheStore has each step of it fail. What was committed is
+// there after a start.
+func TestAFileThatCannotBeMadeEndsTheStore(t *testing.T) {
+	for name, kind := range map[string]errorfs.OpKind{
+		"create": errorfs.OpCreate, "write": errorfs.OpFileWrite, "sync": errorfs.OpFileSyncData,
+		"open": errorfs.OpOpen, "stat": errorfs.OpFileStat, "read": errorfs.OpFileReadAt,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var failed atomic.Int64
+			disk := vfs.NewMem()
+			p, err := OpenPebble("db", PebbleOptions{GenerationKeys: 1, buildAtOnce: true,
+				FS: errorfs.Wrap(disk, errorfs.InjectorFunc(func(op errorfs.Op) error {
+					if op.Kind != kind || !strings.HasSuffix(op.Path, rowsSuffix) {
+						return nil
+					}
+					failed.Add(1)
+					return syscall.ENOSPC
+				}))})
+			check(t, err)
+			fill(t, p, "r0", "v")
+			b := p.Batch()
+			check(t, b.Set([]byte("r1"), []byte("v")))
+			if err := b.Commit(); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "write rows of generation 1") {
+				t.Errorf("it says %v", err)
+			}
+			check(t, p.Sync())
+			check(t, p.Close())
+			if failed.Load() == 0 {
+				t.Error("nothing failed")
+			}
+			p = openPebble(t, "db", PebbleOptions{FS: disk, GenerationKeys: 1, buildAtOnce: true})
+			wantAll(t, p, map[string]string{"r0": "v", "r1": "v"})
+			if left := rowFiles(t, p); len(left) > 0 {
+				t.Errorf("part of a file is left over: %q", left)
+			}
+		})
+	}
+}
+
+// TestACopyThatFailsLeavesTheStoreAsItIs has the links of files fail.
+func TestACopyThatFailsLeavesTheStoreAsItIs(t *testing.T) {
+	var full atomic.Bool
+	full.Store(true)
 	disk := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if op.Kind == errorfs.OpFileWrite && strings.HasSuffix(op.Path, rowsSuffix) {
+		if full.Load() && strings.HasSuffix(op.Path, rowsSuffix) && (op.Kind == errorfs.OpLink || op.Kind == errorfs.OpCreate && strings.HasPrefix(op.Path, "copy")) {
 			return syscall.ENOSPC
 		}
 		return nil
 	}))
 	p := openPebble(t, "db", PebbleOptions{FS: disk, GenerationKeys: 1, buildAtOnce: true})
 	fill(t, p, "r0", "v")
-	b := p.Batch()
-	check(t, b.Set([]byte("r1"), []byte("v")))
-	if err := b.Commit(); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "write rows of generation 1") {
+	fill(t, p, "r1", "v")
+	if err := p.Checkpoint("copy1"); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("it says %v", err)
 	}
+	full.Store(false)
+	fill(t, p, "r2", "v") // which has a file installed, for nobody holds them any more
+	check(t, p.Checkpoint("copy2"))
+	want := map[string]string{"r0": "v", "r1": "v", "r2": "v"}
+	wantAll(t, p, want)
+	wantAll(t, openPebble(t, "copy2", PebbleOptions{FS: disk, ReadOnly: true}), want)
 }
 
 func TestAGenerationThatIsTooLongForAFileHasNone(t *testing.T) {

@@ -3,12 +3,14 @@
 package fsm
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -48,20 +50,28 @@ func (p *Pebble) load() error {
 // keeps in generations and has found outside.
 func (p *Pebble) loadMarks() (marks []fileMark, err error) {
 	var failed error
-	_, err = scanRange(p.db, []byte{firstAged}, []byte{tableAged}, func(key, value []byte) bool {
-		switch {
-		case key[0] == tableFiled && len(key) == agedPrefix:
-			var m fileMark
-			m, failed = openMark(key, value)
-			marks = append(marks, m)
-		case key[0] == tableTombstone && len(key) == agedPrefix+4 && len(value) == 4:
-			// See loadFiled.
-		default:
-			failed = fmt.Errorf("it was written by another version: there is a key in table %q", key[:1])
+	_, err = scanRange(p.db, []byte{firstAged}, []byte{tableTombstone}, func(key, _ []byte) bool {
+		failed = anotherVersion(key)
+		return false
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return nil, err
+	}
+	_, err = scanRange(p.db, []byte{tableFiled}, []byte{tableAged}, func(key, value []byte) bool {
+		if len(key) != agedPrefix {
+			failed = anotherVersion(key)
+			return false
 		}
+		var m fileMark
+		m, failed = openMark(key, value)
+		marks = append(marks, m)
 		return failed == nil
 	})
 	return marks, errors.Join(err, failed)
+}
+
+func anotherVersion(key []byte) error {
+	return fmt.Errorf("it was written by another version: there is a key in table %q", key[:1])
 }
 
 // loadGenerations begins them one after the other: some have a file and some keys, and
@@ -96,7 +106,7 @@ func (p *Pebble) loadGenerations(marks []fileMark) (err error) {
 		}
 	}
 	if dead.Valid() {
-		return corrupt(dead.Key(), "its generation has no file")
+		return cmp.Or(checkTombstone(dead, numberOf(dead.Key())), corrupt(dead.Key(), "its generation has no file"))
 	}
 	if len(p.ages.all) == 0 || p.ages.current().number < next {
 		p.ages.begin(next)
@@ -108,42 +118,63 @@ func (p *Pebble) loadGenerations(marks []fileMark) (err error) {
 // been deleted, if there are any.
 func (p *Pebble) loadFiled(m fileMark, dead *pebble.Iterator) error {
 	g := p.ages.begin(m.number)
-	gone := map[uint32]bool{}
-	for ; dead.Valid() && numberOf(dead.Key()) <= m.number; dead.Next() {
-		if numberOf(dead.Key()) < m.number {
-			return corrupt(dead.Key(), "its generation has no file")
-		}
-		gone[binary.BigEndian.Uint32(dead.Key()[agedPrefix:])] = true // its reference
-		size, err := dead.ValueAndErr()
-		if err != nil {
-			return err
-		}
-		g.dead += int64(binary.BigEndian.Uint32(size))
-	}
-	if err := dead.Error(); err != nil {
+	gone, err := g.loadTombstones(dead)
+	if err != nil {
 		return err
 	}
+	var removed atomic.Int64
 	file, number, err := openRows(p.fs, p.rowsPath(m.number), func(hash uint64, ref uint32) bool {
 		if len(gone) > 0 && gone[ref] {
+			removed.Add(1)
 			return false
 		}
-		p.ages.index.add(hash, g.tag())
-		g.keys++
+		p.ages.index.add(hash, g.tag()) // the two goroutines are never at one of its tables
 		return true
 	})
 	if err != nil {
 		return err
 	}
+	g.keys = file.rows() - int(removed.Load())
 	g.file.Store(file)
 	g.had = int(m.had)
 	if number != m.number || file.rows() != int(m.rows) || file.digest != m.digest {
 		return file.corrupt("it is not the file of its generation")
 	}
-	if file.rows()-g.keys != len(gone) {
+	if int(removed.Load()) != len(gone) {
 		return corrupt([]byte{tableTombstone}, "it names what is no row of its generation")
 	}
 	if g.keys == 0 {
 		p.ages.empty = append(p.ages.empty, g)
+	}
+	return nil
+}
+
+// loadTombstones returns the references of rows of the generation's file that have been
+// deleted.
+func (g *generation) loadTombstones(dead *pebble.Iterator) (gone map[uint32]bool, err error) {
+	gone = map[uint32]bool{}
+	for ; dead.Valid() && numberOf(dead.Key()) <= g.number; dead.Next() {
+		if err := checkTombstone(dead, g.number); err != nil {
+			return nil, err
+		}
+		size, err := dead.ValueAndErr()
+		if err != nil {
+			return nil, err
+		}
+		gone[binary.BigEndian.Uint32(dead.Key()[agedPrefix:])] = true
+		g.dead += int64(binary.BigEndian.Uint32(size))
+	}
+	return gone, dead.Error()
+}
+
+// checkTombstone checks that dead is at a tombstone of a generation's file.
+func checkTombstone(dead *pebble.Iterator, number uint32) error {
+	size := dead.LazyValue()
+	switch {
+	case len(dead.Key()) != agedPrefix+4 || size.Len() != 4:
+		return anotherVersion(dead.Key())
+	case numberOf(dead.Key()) != number:
+		return corrupt(dead.Key(), "its generation has no file")
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ package fsm
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"io"
 	"math"
 	"math/bits"
+	"sort"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
@@ -94,7 +97,8 @@ type indexEntry struct {
 }
 
 // openRows opens a row file and calls each with the hash and the reference of every row,
-// which says whether it is there or has been deleted.
+// which says whether it is there or has been deleted. It is called by two goroutines, each
+// for hashes of another first bit.
 func openRows(fs vfs.FS, path string, each func(hash uint64, ref uint32) (live bool)) (f *rowFile, number uint32, err error) {
 	file, err := fs.Open(path)
 	if err != nil {
@@ -197,15 +201,31 @@ func (f *rowFile) loadIndex(r *tailReader) error {
 	return nil
 }
 
+// loadDirectory takes the directory from the rest of the tail: its lower half beside its
+// upper, since most of a start is spent here.
 func (f *rowFile) loadDirectory(items []byte, rows int, each func(uint64, uint32) bool) error {
-	shift := directoryShift(rows)
-	f.starts = make([]uint32, 1<<(64-shift)+1)
+	f.starts = make([]uint32, 1<<(64-directoryShift(rows))+1)
 	f.checks, f.refs = make([]uint16, rows), make([]atomic.Uint32, rows)
-	bucket, last, blocks := 0, uint64(0), uint32(len(f.blocks)-1)
-	for i := range rows {
-		h, ref := binary.BigEndian.Uint64(items), binary.BigEndian.Uint32(items[8:])
-		items = items[directoryItem:]
-		if h < last || ref/blockRows >= blocks {
+	middle := sort.Search(rows, func(i int) bool { return items[i*directoryItem] >= 0x80 })
+	var upper error
+	var loading sync.WaitGroup
+	loading.Go(func() { upper = f.loadHalf(items, middle, rows, 1, each) })
+	lower := f.loadHalf(items, 0, middle, 0, each)
+	loading.Wait()
+	return cmp.Or(lower, upper)
+}
+
+// loadHalf takes the slots [from, to) of the directory, whose hashes all have this as their
+// first bit.
+func (f *rowFile) loadHalf(items []byte, from, to, bit int, each func(uint64, uint32) bool) error {
+	shift, blocks := directoryShift(f.rows()), uint32(len(f.blocks)-1)
+	buckets := (len(f.starts) - 1) / 2
+	bucket, end := bit*buckets, (bit+1)*buckets
+	last := uint64(bit) << 63
+	for i := from; i < to; i++ {
+		item := items[i*directoryItem:]
+		h, ref := binary.BigEndian.Uint64(item), binary.BigEndian.Uint32(item[8:])
+		if h < last || int(h>>63) != bit || ref/blockRows >= blocks {
 			return f.corrupt("its directory is in no order")
 		}
 		last = h
@@ -218,8 +238,8 @@ func (f *rowFile) loadDirectory(items []byte, rows int, each func(uint64, uint32
 		}
 		f.refs[i].Store(ref)
 	}
-	for ; bucket < len(f.starts)-1; bucket++ {
-		f.starts[bucket+1] = uint32(rows)
+	for ; bucket < end; bucket++ {
+		f.starts[bucket+1] = uint32(to)
 	}
 	return nil
 }

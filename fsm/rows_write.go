@@ -52,7 +52,10 @@ func createRows(fs vfs.FS, path string, most int64) (*rowWriter, error) {
 	// Written out bit by bit: all at once would have the log's syncs wait.
 	file = vfs.NewSyncingFile(file, vfs.SyncingFileOptions{NoSyncOnClose: true, BytesPerSync: 512 << 10})
 	w := &rowWriter{file: file, most: cmp.Or(most, math.MaxUint32)}
-	return w, w.write([]byte(rowsMagic))
+	if err := w.write([]byte(rowsMagic)); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return w, nil
 }
 
 func (w *rowWriter) write(b []byte) error {
