@@ -252,3 +252,44 @@ func TestFilesOfWhichMuchHasBeenDeletedGo(t *testing.T) {
 	}
 	wantAll(t, p, model)
 }
+
+// TestGenerationsStayFewForWhatTheyHave has keys written to again and again, so that
+// generations end with few keys, or lose them to later ones.
+func TestGenerationsStayFewForWhatTheyHave(t *testing.T) {
+	const spare, together = 3, 50
+	for name, test := range map[string]struct {
+		bytes, keys, batches, writes int
+	}{
+		"few new keys among many writes":  {500, 300, 6000, 1},
+		"many keys written to in a batch": {1 << 20, 1000, 300, 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := openPebble(t, "db", PebbleOptions{
+				FS: vfs.NewMem(), GenerationKeys: together, GenerationBytes: test.bytes, spareGenerations: spare, buildAtOnce: true,
+			})
+			rng := rand.New(rand.NewPCG(17, 18))
+			model := map[string]string{}
+			for n := range test.batches {
+				newest := min(test.keys, 1+n*test.writes/10)
+				b := p.Batch()
+				for range test.writes {
+					// The newest are written to most.
+					key := fmt.Sprintf("r%04d", newest-1-min(newest-1, int(rng.ExpFloat64()*float64(test.writes))))
+					value := fmt.Sprintf("%030d", rng.Int())
+					check(t, b.Set([]byte(key), []byte(value)))
+					model[key] = value
+				}
+				check(t, b.Commit())
+			}
+			size := 0
+			for key, value := range model {
+				size += len(key) + len(value)
+			}
+			// Files may have as much that was deleted as what is left.
+			if got, most := len(p.ages.all), spare+2*(len(model)/together+2*size/test.bytes+1)+2; got > most {
+				t.Errorf("%d keys are in %d generations, want at most %d", len(model), got, most)
+			}
+			wantAll(t, p, model)
+		})
+	}
+}
