@@ -24,6 +24,7 @@ type scaleCommand struct {
 	Timeout         time.Duration `default:"30s" help:"After which an operation's connection is given up."`
 	AnswerBytes     int           `default:"300" help:"Size of a stored response."`
 	ExpiryRate      int64         `default:"2000" help:"Keys a second that are claimed and completed, open loop, where expiry is measured: as many end."`
+	ExpiryTurns     int           `default:"5" help:"How often that is measured, each time with keys that end and with keys that do not."`
 	Plot            string        `default:"scale.png" help:"PNG of it all; empty for none." placeholder:"FILE"`
 	JSON            bool          `name:"json" help:"Print one JSON object a level instead of the table."`
 }
@@ -31,7 +32,6 @@ type scaleCommand struct {
 const (
 	maxLevel       = 100_000_000
 	shortestEnding = 2 * time.Second // ttl of keys that end while they are measured
-	expiryTurns    = 5               // with keys that end, and without
 	settledFor     = 3 * time.Second // without a compaction
 	settledWithin  = 10 * time.Minute
 	sweptWithin    = 2 * time.Minute
@@ -55,6 +55,7 @@ func (s *scaleCommand) check() error {
 	b.lasts("--timeout", s.Timeout, 100*time.Millisecond, maxTimeout)
 	b.within("--answer-bytes", int64(s.AnswerBytes), 100, maxValue)
 	b.within("--expiry-rate", s.ExpiryRate, 1, maxRate)
+	b.within("--expiry-turns", int64(s.ExpiryTurns), 1, 99)
 	return b.err()
 }
 
@@ -246,7 +247,7 @@ func (r *scaleRun) expiry(ctx context.Context, l *scaleLevel) error {
 	}
 	var without, with, rates []float64
 	var before float64
-	for range expiryTurns {
+	for range r.ExpiryTurns {
 		p99, _ := lasting(24 * time.Hour)
 		without = append(without, p99)
 		var err error

@@ -271,6 +271,7 @@ func TestScaleAndTimelineRefuse(t *testing.T) {
 		"--answer-bytes 50":  {"scale", "--answer-bytes", "50"},
 		"--fill-connections": {"scale", "--fill-connections", "0"},
 		"--duration 1ms":     {"scale", "--duration", "1ms"},
+		"--expiry-turns 0":   {"scale", "--expiry-turns", "0"},
 		"--rate 0":           {"timeline", "--rate", "0"},
 		"--expiring 0":       {"timeline", "--expiring", "0"},
 		"--interval 20s":     {"timeline", "--interval", "20s"},
@@ -302,7 +303,7 @@ func TestScaleMeasuresARealCluster(t *testing.T) {
 	dir, plot := t.TempDir(), filepath.Join(t.TempDir(), "scale.png")
 	var out, progress bytes.Buffer
 	err := run(lasting(t), []string{"scale", "--dir", dir, "--keys", "2000", "--connections", "8", "--duration", "500ms", "--warmup", "0s",
-		"--expiry-rate", "50", "--plot", plot, "--json"}, &out, &progress)
+		"--expiry-rate", "50", "--expiry-turns", "1", "--plot", plot, "--json"}, &out, &progress)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, progress.String())
 	}
