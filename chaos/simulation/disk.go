@@ -62,6 +62,9 @@ type store struct {
 	live    *fsm.Mem
 	durable *fsm.Mem // what is there after the process has died
 	since   int      // commits that are not
+	// Copies of live are numbered, so that one which took long to be written does not
+	// take the place of a later one.
+	copies, written int
 }
 
 // after returns the disk as a new process finds it: after a kill, or after a

@@ -110,15 +110,30 @@ func (b *batch) Commit() error {
 	return nil
 }
 
-func (s *store) flush() { s.durable, s.since = s.live.Copy(), 0 }
+func (s *store) flush() { s.write(s.copy()) }
+
+// copy returns what is in memory, and which copy of it that is.
+func (s *store) copy() (*fsm.Mem, int) {
+	s.copies++
+	return s.live.Copy(), s.copies
+}
+
+// write makes a copy survive, unless a later one does already.
+func (s *store) write(m *fsm.Mem, copied int) {
+	if copied > s.written {
+		s.durable, s.written, s.since = m, copied, 0
+	}
+}
 
 // Sync implements fsm.Store.
 func (o *openStore) Sync() error {
-	before := o.Mem.Copy()
+	o.disk.mu.Lock()
+	m, copied := o.store.copy()
+	o.disk.mu.Unlock()
 	o.disk.write()
 	o.disk.mu.Lock()
 	defer o.disk.mu.Unlock()
-	o.store.durable, o.store.since = before, 0
+	o.store.write(m, copied)
 	return nil
 }
 
