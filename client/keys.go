@@ -41,8 +41,8 @@ type ClaimOptions struct {
 	TTL time.Duration
 	// OnLapse is the policy of the claim. Default Retry.
 	OnLapse OnLapse
-	// Wait is how long to wait for an attempt in flight, until ctx ends at the
-	// latest; then the claim is granted, or answered with the record, or
+	// Wait is how long to wait for an attempt in flight, until a second before ctx
+	// ends at the latest, or a quarter of its time; then the claim is granted, or answered with the record, or
 	// ErrInProgress.
 	Wait time.Duration
 }
@@ -77,6 +77,9 @@ type ClaimResult struct {
 // maxLeg is how long one request asks a node to wait, at most.
 const maxLeg = 30 * time.Second
 
+// answerTime is how long before ctx ends a wait does, or a quarter of what there is.
+const answerTime = time.Second
+
 // reclaimPause is the longest pause between two waits.
 const reclaimPause = 250 * time.Millisecond
 
@@ -95,8 +98,12 @@ func (c *Client) Claim(ctx context.Context, key string, o ClaimOptions) (*ClaimR
 	ctx, cancel := c.bounded(ctx, max(0, o.Wait))
 	defer cancel()
 	until := c.now().Add(o.Wait)
-	if deadline, ok := ctx.Deadline(); ok && deadline.Before(until) {
-		until = deadline
+	if deadline, ok := ctx.Deadline(); ok {
+		// The last claim is to be answered before ctx ends: else nobody knows what became of it.
+		last := deadline.Add(-min(answerTime, deadline.Sub(c.now())/4))
+		if last.Before(until) {
+			until = last
+		}
 	}
 	for legs := 1; ; legs++ {
 		left := until.Sub(c.now())

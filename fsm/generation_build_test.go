@@ -304,7 +304,7 @@ func TestCopiesBesideChanges(t *testing.T) {
 		}
 	})
 	<-begun
-	for n := range 6 {
+	for n := range 12 {
 		dir := fmt.Sprint("copy", n)
 		check(t, p.Checkpoint(dir))
 		copied, err := OpenPebble(dir, PebbleOptions{FS: disk, ReadOnly: true})

@@ -243,7 +243,7 @@ func rowFiles(t *testing.T, p *Pebble) (names []string) {
 func TestAStoreOpensAfterEachBatch(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
 	disk, model := vfs.NewMem(), map[string]string{}
-	for i := range 120 {
+	for i := range 300 {
 		p, err := OpenPebble("db", PebbleOptions{
 			FS: disk, GenerationKeys: 1 + rng.IntN(4), spareGenerations: 1 + rng.IntN(3), buildAtOnce: rng.IntN(2) == 0,
 		})

@@ -28,7 +28,7 @@ func TestHashIndexHoldsWhatAMapOfTagsHolds(t *testing.T) {
 		return told{shard, mark}
 	}
 	left := map[uint8][]uint64{}
-	for _, h := range someHashes(8_000) {
+	for _, h := range someHashes(50_000) {
 		k, tag := tell(h), uint8(rand.IntN(3))
 		if i := slices.Index(want[k], tag); i >= 0 && rand.IntN(2) == 0 {
 			x.remove(h, tag)

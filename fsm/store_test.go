@@ -209,7 +209,7 @@ func testScanConsistent(t *testing.T, s Store) {
 	go func() {
 		from, to := "a", "b"
 		var err error
-		for i := range 600 {
+		for i := range 2000 {
 			b := s.Batch()
 			if i%4 > 0 {
 				err = errors.Join(err, b.Delete(fmt.Append(nil, "zz", i-10)), b.Set(fmt.Append(nil, "zz", i), []byte("v")), b.Commit())

@@ -73,6 +73,8 @@ func (c *simulateCommand) build(ctx context.Context, dir string, progress io.Wri
 	build.Env = os.Environ()
 	if !c.Native {
 		build.Env = append(build.Env, "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0")
+	} else if c.Race {
+		build.Env = append(build.Env, "CGO_ENABLED=1") // which the race detector needs
 	}
 	if err := build.Run(); err != nil {
 		return "", fmt.Errorf("build the simulation: %w", err)
