@@ -158,11 +158,11 @@ func (n *Node) servers() []raft.Server {
 	return n.raft.GetConfiguration().Configuration().Servers
 }
 
-// serversIfRunning is servers, for those who may come before raft has started.
-func (n *Node) serversIfRunning() []raft.Server {
+// raftIfRunning is raft, or nil for those who come before it has started.
+func (n *Node) raftIfRunning() *raft.Raft {
 	select {
 	case <-n.running:
-		return n.servers()
+		return n.raft
 	default:
 		return nil
 	}

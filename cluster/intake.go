@@ -18,9 +18,10 @@ import (
 // refuses whatever the leader sends from then on.
 //
 // It also has raft hear candidates that its own configuration does not have yet,
-// and the leader before its snapshots.
+// and the leader before its snapshots, and has a candidate forget a leader before it
+// is asked for its vote.
 type intake struct {
-	servers func() []raft.Server       // of raft's latest configuration, none if that is not known
+	running func() *raft.Raft          // nil until it has started
 	settle  func(stop <-chan struct{}) // waits until the log is on disk
 	// reached is the last entry that the state of this node contains.
 	reached func() (index, term uint64)
@@ -30,8 +31,8 @@ type intake struct {
 	ended   sync.WaitGroup
 }
 
-func newIntake(from <-chan raft.RPC, settle func(stop <-chan struct{}), reached func() (index, term uint64), servers func() []raft.Server) *intake {
-	i := &intake{servers: servers, settle: settle, reached: reached, taken: make(chan raft.RPC), closed: make(chan struct{})}
+func newIntake(from <-chan raft.RPC, settle func(stop <-chan struct{}), reached func() (index, term uint64), running func() *raft.Raft) *intake {
+	i := &intake{running: running, settle: settle, reached: reached, taken: make(chan raft.RPC), closed: make(chan struct{})}
 	i.ended.Go(func() { i.run(from) })
 	return i
 }
@@ -59,6 +60,9 @@ func (i *intake) run(from <-chan raft.RPC) {
 					return
 				}
 			case *raft.RequestPreVoteRequest:
+				if !i.forgetLeader(sent.RPCHeader) {
+					return
+				}
 				heard := *sent // the sender's own, where both are in one process
 				heard.ID = i.standIn(sent.ID)
 				rpc.Command = &heard
@@ -97,6 +101,27 @@ func heartbeat(sent *raft.InstallSnapshotRequest) raft.RPC {
 		Command:  &raft.AppendEntriesRequest{RPCHeader: sent.RPCHeader, Term: sent.Term},
 		RespChan: make(chan raft.RPCResponse, 1), // which nobody waits for
 	}
+}
+
+// forgetLeader has a candidate that takes somebody for its leader forget it, before it is
+// asked for its vote. One that stands because it was told to take over, and loses to another
+// candidate of the same term, hears that one as its leader and stays a candidate
+// (hashicorp/raft v1.7.3, appendEntries). It has no timer that would have it forget: once the
+// winner is lost, it refuses the third for ever, as under heartbeat. What it is passed
+// is a heartbeat of its own term from nobody, by which it follows nobody.
+func (i *intake) forgetLeader(header raft.RPCHeader) bool {
+	r := i.running()
+	if r == nil || r.State() != raft.Candidate {
+		return true
+	}
+	if leader, _ := r.LeaderWithID(); leader == "" {
+		return true
+	}
+	header.ID, header.Addr = nil, nil
+	return i.pass(raft.RPC{
+		Command:  &raft.AppendEntriesRequest{RPCHeader: header, Term: r.CurrentTerm()},
+		RespChan: make(chan raft.RPCResponse, 1),
+	})
 }
 
 func checkEntries(sent *raft.AppendEntriesRequest) error {
@@ -163,7 +188,12 @@ func decline(rpc raft.RPC, sent *raft.InstallSnapshotRequest) {
 // the candidate's term and log. Who is no member any more does not come so far,
 // for the peers refuse its connections.
 func (i *intake) standIn(candidate []byte) []byte {
-	voters := slices.DeleteFunc(slices.Clone(i.servers()), func(s raft.Server) bool { return s.Suffrage != raft.Voter })
+	r := i.running()
+	if r == nil {
+		return candidate
+	}
+	servers := r.GetConfiguration().Configuration().Servers
+	voters := slices.DeleteFunc(slices.Clone(servers), func(s raft.Server) bool { return s.Suffrage != raft.Voter })
 	isCandidate := func(s raft.Server) bool { return string(s.ID) == string(candidate) }
 	if len(voters) == 0 || slices.ContainsFunc(voters, isCandidate) {
 		return candidate

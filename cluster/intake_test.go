@@ -75,7 +75,7 @@ func newFollower(t *testing.T) *follower {
 	f := &follower{t: t, logs: openLog(t), state: &containing{}, leader: leader}
 	f.state.forget = f.logs.Forget
 	f.logs.Contained(f.state.reached)
-	trans := newTransport(own, f.logs, f.state.reached, func() []raft.Server { return f.raft.GetConfiguration().Configuration().Servers }, func(time.Duration) {})
+	trans := newTransport(own, f.logs, f.state.reached, func() *raft.Raft { return f.raft }, func(time.Duration) {})
 	if err := raft.BootstrapCluster(cfg, f.logs, stable, snapshots, trans, raft.Configuration{Servers: []raft.Server{
 		{ID: "follower", Address: followerAddr}, {ID: "leader", Address: leaderAddr},
 	}}); err != nil {
@@ -92,6 +92,16 @@ func newFollower(t *testing.T) *follower {
 		}
 	})
 	return f
+}
+
+// mayStand has it stand for election when it hears no leader.
+func (f *follower) mayStand() {
+	f.t.Helper()
+	soon := f.raft.ReloadableConfig()
+	soon.HeartbeatTimeout, soon.ElectionTimeout = 500*time.Millisecond, 500*time.Millisecond // not below raft's lease
+	if err := f.raft.ReloadConfig(soon); err != nil {
+		f.t.Fatal(err)
+	}
 }
 
 func openLog(t *testing.T) *logstore.Store {
@@ -188,11 +198,7 @@ func TestACandidateThatIsSentASnapshotForgetsTheLeaderInTime(t *testing.T) {
 	if !f.send(entries(t, 2, "a")) {
 		t.Fatal("an entry was not taken")
 	}
-	soon := f.raft.ReloadableConfig()
-	soon.HeartbeatTimeout, soon.ElectionTimeout = 500*time.Millisecond, 500*time.Millisecond // not below raft's lease
-	if err := f.raft.ReloadConfig(soon); err != nil {
-		t.Fatal(err)
-	}
+	f.mayStand()
 	eventually(t, "it to stand for election", func() bool { return f.raft.State() == raft.Candidate })
 	if !f.install(20, 2) {
 		t.Fatal("the snapshot was not taken")
@@ -200,6 +206,33 @@ func TestACandidateThatIsSentASnapshotForgetsTheLeaderInTime(t *testing.T) {
 	eventually(t, "it to stand for election with no leader", func() bool {
 		leader, _ := f.raft.LeaderWithID()
 		return f.raft.State() == raft.Candidate && leader == ""
+	})
+}
+
+// Who is told to take over, and loses to another candidate of the same term, hears
+// that one and stays a candidate. Once the winner is lost too, the third has all that
+// was committed, and needs the vote of this one.
+func TestWhoLostToALeaderThatIsGoneVotes(t *testing.T) {
+	f := newFollower(t)
+	if !f.send(entries(t, 2, "a")) {
+		t.Fatal("an entry was not taken")
+	}
+	f.mayStand()
+	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("leader"), Addr: []byte(leaderAddr)}
+	if err := f.leader.TimeoutNow("follower", followerAddr, &raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it to stand for election", func() bool { return f.raft.State() == raft.Candidate && f.raft.CurrentTerm() == 3 })
+	if !f.sendAfter(2, 2, 3, nil, 0) {
+		t.Fatal("the winner is not heard")
+	}
+	third := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("third"), Addr: []byte("third:1")}
+	eventually(t, "it to vote", func() bool {
+		var answer raft.RequestPreVoteResponse
+		err := f.leader.RequestPreVote("follower", followerAddr, &raft.RequestPreVoteRequest{
+			RPCHeader: third, Term: f.raft.CurrentTerm() + 1, LastLogIndex: 3, LastLogTerm: 3,
+		}, &answer)
+		return err == nil && answer.Granted
 	})
 }
 

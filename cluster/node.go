@@ -231,7 +231,7 @@ func (n *Node) start() {
 
 func (n *Node) startRaft() error {
 	logger := raftLogger(n.log)
-	n.raftTrans = newTransport(n.ground.RaftTransport(foresight{n.peers.RaftLayer(), n}, logger), n.logs, n.state.Reached, n.serversIfRunning,
+	n.raftTrans = newTransport(n.ground.RaftTransport(foresight{n.peers.RaftLayer(), n}, logger), n.logs, n.state.Reached, n.raftIfRunning,
 		func(took time.Duration) { n.met.replicateSeconds.Observe(took.Seconds()) })
 	if err := n.checkStarted(n.stable); err != nil {
 		return errors.Join(err, n.raftTrans.Close())

@@ -46,8 +46,8 @@ type sink interface {
 	Known(commit uint64) uint64
 }
 
-func newTransport(t RaftTransport, logs sink, reached func() (index, term uint64), servers func() []raft.Server, sent func(time.Duration)) transport {
-	return transport{t, logs, newIntake(t.Consumer(), logs.Settle, reached, servers), sent}
+func newTransport(t RaftTransport, logs sink, reached func() (index, term uint64), running func() *raft.Raft, sent func(time.Duration)) transport {
+	return transport{t, logs, newIntake(t.Consumer(), logs.Settle, reached, running), sent}
 }
 
 // Pre-vote is silently off where a transport lacks this.
