@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -140,4 +142,29 @@ func TestAFileThatTakesNoMoreSaysSo(t *testing.T) {
 			t.Errorf("a sync after a %s that failed: %v", name, err)
 		}
 	}
+}
+
+// openRowsFS counts the row files that are open.
+type openRowsFS struct {
+	vfs.FS
+	open atomic.Int64
+}
+
+func (f *openRowsFS) Open(name string, o ...vfs.OpenOption) (vfs.File, error) {
+	file, err := f.FS.Open(name, o...)
+	if err != nil || !strings.HasSuffix(name, rowsSuffix) {
+		return file, err
+	}
+	f.open.Add(1)
+	return openRowsFile{file, f}, nil
+}
+
+type openRowsFile struct {
+	vfs.File
+	fs *openRowsFS
+}
+
+func (f openRowsFile) Close() error {
+	f.fs.open.Add(-1)
+	return f.File.Close()
 }

@@ -131,7 +131,7 @@ func (p *Pebble) writeRows(b *build) error {
 	if err := syncDir(p.fs, p.dir); err != nil {
 		return err
 	}
-	file, _, err := openRows(p.fs, p.rowsPath(b.g.number), func(uint64, uint32) bool { return true })
+	file, err := openRows(p.fs, p.rowsPath(b.g.number))
 	if err != nil {
 		return err
 	}

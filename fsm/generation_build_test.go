@@ -400,7 +400,7 @@ func TestDamageToWhatIsWrittenOfGenerations(t *testing.T) {
 		}, "another version"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			disk := vfs.NewMem()
+			disk := &openRowsFS{FS: vfs.NewMem()}
 			p, err := OpenPebble("db", PebbleOptions{FS: disk, GenerationKeys: 5, buildAtOnce: true})
 			check(t, err)
 			for i := range 18 {
@@ -418,6 +418,9 @@ func TestDamageToWhatIsWrittenOfGenerations(t *testing.T) {
 				}
 				if !strings.Contains(err.Error(), test.says) {
 					t.Errorf("it says %v, want %q", err, test.says)
+				}
+				if n := disk.open.Load(); n > 0 {
+					t.Errorf("%d row files are still open", n)
 				}
 			}
 		})

@@ -88,10 +88,16 @@ func (p *Pebble) loadGenerations(marks []fileMark) (err error) {
 	}
 	defer closeAfter(dead, &err)
 	dead.First()
+	files := p.readAhead(marks)
+	defer func() { err = errors.Join(err, files.close()) }()
 	next := uint32(1)
 	for some := keys.First(); some || len(marks) > 0; {
 		if len(marks) > 0 && (!some || marks[0].number <= numberOf(keys.Key())) {
-			if err := p.loadFiled(marks[0], dead); err != nil {
+			file, err := files.next()
+			if err != nil {
+				return err
+			}
+			if err := p.loadFiled(marks[0], file, dead); err != nil {
 				return err
 			}
 			if some && numberOf(keys.Key()) == marks[0].number {
@@ -116,28 +122,35 @@ func (p *Pebble) loadGenerations(marks []fileMark) (err error) {
 
 // loadFiled begins a generation with a file. dead is at the first of its rows that have
 // been deleted, if there are any.
-func (p *Pebble) loadFiled(m fileMark, dead *pebble.Iterator) error {
+func (p *Pebble) loadFiled(m fileMark, file *rowFile, dead *pebble.Iterator) error {
 	g := p.ages.begin(m.number)
+	g.file.Store(file)
+	g.had = int(m.had)
 	gone, err := g.loadTombstones(dead)
 	if err != nil {
 		return err
 	}
 	var removed atomic.Int64
-	file, number, err := openRows(p.fs, p.rowsPath(m.number), func(hash uint64, ref uint32) bool {
-		if len(gone) > 0 && gone[ref] {
-			removed.Add(1)
-			return false
+	err = file.fill(func(hashes []uint64, refs []uint32) {
+		live := hashes
+		if len(gone) > 0 {
+			live = hashes[:0]
+			for i, h := range hashes {
+				if !gone[refs[i]] {
+					live = append(live, h)
+					continue
+				}
+				refs[i] = deadRef
+				removed.Add(1)
+			}
 		}
-		p.ages.index.add(hash, g.tag()) // the two goroutines are never at one of its tables
-		return true
+		p.ages.index.addAll(live, g.tag()) // the two goroutines are never at one of its tables
 	})
 	if err != nil {
 		return err
 	}
 	g.keys = file.rows() - int(removed.Load())
-	g.file.Store(file)
-	g.had = int(m.had)
-	if number != m.number || file.rows() != int(m.rows) || file.digest != m.digest {
+	if file.number != m.number || file.rows() != int(m.rows) || file.digest != m.digest {
 		return file.corrupt("it is not the file of its generation")
 	}
 	if int(removed.Load()) != len(gone) {
@@ -147,6 +160,50 @@ func (p *Pebble) loadFiled(m fileMark, dead *pebble.Iterator) error {
 		p.ages.empty = append(p.ages.empty, g)
 	}
 	return nil
+}
+
+// filesAhead reads row files in a goroutine of its own, each while the one before is filled.
+type filesAhead struct {
+	read chan fileRead
+	stop atomic.Bool
+}
+
+type fileRead struct {
+	file *rowFile
+	err  error
+}
+
+// readAhead begins to read the files of marks. The caller calls close in the end.
+func (p *Pebble) readAhead(marks []fileMark) *filesAhead {
+	ahead := &filesAhead{read: make(chan fileRead)}
+	go func() {
+		defer close(ahead.read)
+		for _, m := range marks {
+			if ahead.stop.Load() {
+				return
+			}
+			file, err := readRows(p.fs, p.rowsPath(m.number))
+			ahead.read <- fileRead{file, err}
+		}
+	}()
+	return ahead
+}
+
+// next returns the file of the next mark, which is the caller's to release.
+func (a *filesAhead) next() (*rowFile, error) {
+	next := <-a.read
+	return next.file, next.err
+}
+
+// close waits for the goroutine, and closes what nobody asked for.
+func (a *filesAhead) close() (err error) {
+	a.stop.Store(true)
+	for left := range a.read {
+		if left.file != nil {
+			err = errors.Join(err, left.file.release())
+		}
+	}
+	return err
 }
 
 // loadTombstones returns the references of rows of the generation's file that have been

@@ -62,6 +62,28 @@ func (x *hashIndex) add(h uint64, tag uint8) {
 	t.add(mark, tag)
 }
 
+// addAll adds a tag under each hash.
+func (x *hashIndex) addAll(hashes []uint64, tag uint8) {
+	x.touch(hashes)
+	for _, h := range hashes {
+		x.add(h, tag)
+	}
+}
+
+// touch has the processor fetch where the hashes are at home, all at the same time: one by
+// one they would be waited for.
+//
+//go:noinline
+func (x *hashIndex) touch(hashes []uint64) (sum byte) {
+	for _, h := range hashes {
+		t, mark := x.place(h)
+		if len(t.slots) > 0 {
+			sum += t.tag(t.home(mark))
+		}
+	}
+	return sum
+}
+
 // remove takes one of those away that were added; there must be one.
 func (x *hashIndex) remove(h uint64, tag uint8) {
 	t, mark := x.place(h)

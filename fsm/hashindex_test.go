@@ -65,8 +65,10 @@ func TestHashIndexGrows(t *testing.T) {
 		hashes[i] = rand.Uint64()
 		x.add(hashes[i], uint8(i))
 	}
+	var atOnce hashIndex
+	atOnce.addAll(hashes, 7)
 	for i, h := range hashes {
-		if !slices.Contains(x.find(nil, h), uint8(i)) {
+		if !slices.Contains(x.find(nil, h), uint8(i)) || !slices.Contains(atOnce.find(nil, h), 7) {
 			t.Fatalf("%x is lost", h)
 		}
 	}

@@ -64,6 +64,8 @@ const (
 	indexBytes  = 64 << 10
 	// bucketRows is how many rows share a bucket of the directory at most, about.
 	bucketRows = 8
+	// fillRows is how many rows are taken into a directory at once.
+	fillRows = 64
 	// deadRef stands in the directory for a row that has been deleted.
 	deadRef = math.MaxUint32
 )
@@ -75,6 +77,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type rowFile struct {
 	file   vfs.File
 	path   string
+	number uint32 // of its generation
 	size   int64
 	plain  int64  // bytes of all its rows before they are packed
 	digest uint64 // of its tail
@@ -86,6 +89,8 @@ type rowFile struct {
 	starts []uint32
 	checks []uint16
 	refs   []atomic.Uint32
+	// The directory as it was read, until it is filled.
+	unfilled []byte
 
 	users atomic.Int32
 }
@@ -96,45 +101,57 @@ type indexEntry struct {
 	key   []byte
 }
 
-// openRows opens a row file and calls each with the hash and the reference of every row,
-// which says whether it is there or has been deleted. It is called by two goroutines, each
-// for hashes of another first bit.
-func openRows(fs vfs.FS, path string, each func(hash uint64, ref uint32) (live bool)) (f *rowFile, number uint32, err error) {
-	file, err := fs.Open(path)
+// openRows opens a row file of which nothing has been deleted.
+func openRows(fs vfs.FS, path string) (*rowFile, error) {
+	f, err := readRows(fs, path)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	f = &rowFile{file: file, path: path}
-	f.users.Store(1)
-	if number, err = f.load(each); err != nil {
-		return nil, 0, errors.Join(err, file.Close())
+	if err := f.fill(func([]uint64, []uint32) {}); err != nil {
+		return nil, errors.Join(err, f.release())
 	}
-	return f, number, nil
+	return f, nil
 }
 
-func (f *rowFile) load(each func(uint64, uint32) bool) (number uint32, err error) {
+// readRows opens a row file and reads its tail. Before it is of use it is to be filled.
+func readRows(fs vfs.FS, path string) (*rowFile, error) {
+	file, err := fs.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	f := &rowFile{file: file, path: path}
+	f.users.Store(1)
+	if err := f.load(); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return f, nil
+}
+
+func (f *rowFile) load() error {
 	info, err := f.file.Stat()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	f.size = info.Size()
 	tail, end, err := f.readTail()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	r := tailReader{rest: tail}
-	number, rows := r.number(), int(r.number())
+	f.number = r.number()
+	rows := int(r.number())
 	f.plain = int64(r.number())<<32 | int64(r.number())
 	if err := f.loadBlocks(&r, end); err != nil {
-		return 0, err
+		return err
 	}
 	if err := f.loadIndex(&r); err != nil {
-		return 0, err
+		return err
 	}
 	if r.short || len(r.rest) != rows*directoryItem || rows == 0 || f.plain < 0 {
-		return 0, f.corrupt("its tail is too long or too short")
+		return f.corrupt("its tail is too long or too short")
 	}
-	return number, f.loadDirectory(r.rest, rows, each)
+	f.unfilled = r.rest
+	return nil
 }
 
 // readTail returns the tail, checked, without the footer, and where it begins.
@@ -201,42 +218,54 @@ func (f *rowFile) loadIndex(r *tailReader) error {
 	return nil
 }
 
-// loadDirectory takes the directory from the rest of the tail: its lower half beside its
-// upper, since most of a start is spent here.
-func (f *rowFile) loadDirectory(items []byte, rows int, each func(uint64, uint32) bool) error {
+// fill makes the directory, its lower half beside its upper, since most of a start is spent
+// here. It calls each with the hashes and references of some rows after the other, who puts
+// deadRef in the place of those that have been deleted, and may change the hashes. It is
+// called by two goroutines, each for hashes of another first bit.
+func (f *rowFile) fill(each func(hashes []uint64, refs []uint32)) error {
+	items := f.unfilled
+	f.unfilled = nil
+	rows := len(items) / directoryItem
 	f.starts = make([]uint32, 1<<(64-directoryShift(rows))+1)
 	f.checks, f.refs = make([]uint16, rows), make([]atomic.Uint32, rows)
 	middle := sort.Search(rows, func(i int) bool { return items[i*directoryItem] >= 0x80 })
 	var upper error
-	var loading sync.WaitGroup
-	loading.Go(func() { upper = f.loadHalf(items, middle, rows, 1, each) })
-	lower := f.loadHalf(items, 0, middle, 0, each)
-	loading.Wait()
+	var filling sync.WaitGroup
+	filling.Go(func() { upper = f.fillHalf(items, middle, rows, 1, each) })
+	lower := f.fillHalf(items, 0, middle, 0, each)
+	filling.Wait()
 	return cmp.Or(lower, upper)
 }
 
-// loadHalf takes the slots [from, to) of the directory, whose hashes all have this as their
+// fillHalf makes the slots [from, to) of the directory, whose hashes all have this as their
 // first bit.
-func (f *rowFile) loadHalf(items []byte, from, to, bit int, each func(uint64, uint32) bool) error {
+func (f *rowFile) fillHalf(items []byte, from, to, bit int, each func([]uint64, []uint32)) error {
+	var hashes [fillRows]uint64
+	var refs [fillRows]uint32
 	shift, blocks := directoryShift(f.rows()), uint32(len(f.blocks)-1)
 	buckets := (len(f.starts) - 1) / 2
 	bucket, end := bit*buckets, (bit+1)*buckets
 	last := uint64(bit) << 63
-	for i := from; i < to; i++ {
-		item := items[i*directoryItem:]
-		h, ref := binary.BigEndian.Uint64(item), binary.BigEndian.Uint32(item[8:])
-		if h < last || int(h>>63) != bit || ref/blockRows >= blocks {
-			return f.corrupt("its directory is in no order")
+	for from < to {
+		n := min(fillRows, to-from)
+		for i := range n {
+			item := items[(from+i)*directoryItem:]
+			h, ref := binary.BigEndian.Uint64(item), binary.BigEndian.Uint32(item[8:])
+			if h < last || int(h>>63) != bit || ref/blockRows >= blocks {
+				return f.corrupt("its directory is in no order")
+			}
+			last = h
+			for ; bucket < int(h>>shift); bucket++ {
+				f.starts[bucket+1] = uint32(from + i)
+			}
+			f.checks[from+i] = checkOf(h)
+			hashes[i], refs[i] = h, ref
 		}
-		last = h
-		for ; bucket < int(h>>shift); bucket++ {
-			f.starts[bucket+1] = uint32(i)
+		each(hashes[:n], refs[:n])
+		for i, ref := range refs[:n] {
+			f.refs[from+i].Store(ref)
 		}
-		f.checks[i] = checkOf(h)
-		if !each(h, ref) {
-			ref = deadRef
-		}
-		f.refs[i].Store(ref)
+		from += n
 	}
 	for ; bucket < end; bucket++ {
 		f.starts[bucket+1] = uint32(to)

@@ -64,13 +64,13 @@ func putFile(t testing.TB, fs vfs.FS, path string, data []byte) {
 
 // everything opens a row file and returns all its rows; each of them must be found as well.
 func everything(fs vfs.FS, path string) (rows [][2]string, err error) {
-	f, number, err := openRows(fs, path, func(uint64, uint32) bool { return true })
+	f, err := openRows(fs, path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.release()) }()
-	if number != 7 {
-		return nil, fmt.Errorf("its number is %d", number)
+	if f.number != 7 {
+		return nil, fmt.Errorf("its number is %d", f.number)
 	}
 	s := f.scanFrom(nil, allRows)
 	for {
@@ -119,7 +119,7 @@ func TestRowsComeBackFromTheirFile(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Fatalf("of %d rows %d came back, or others", n, len(got))
 		}
-		f, _, err := openRows(fs, "rows", func(uint64, uint32) bool { return true })
+		f, err := openRows(fs, "rows")
 		check(t, err)
 		for range 50 {
 			at := rng.IntN(2*n+1) - 1 // every second one is a key
@@ -170,7 +170,7 @@ func TestALongRowHasABlockOfItsOwn(t *testing.T) {
 		rows = append(rows, row(fmt.Sprintf("r%03d", i), noise(rng, length)))
 	}
 	makeRows(t, fs, "rows", xxhash.Sum64, rows...)
-	f, _, err := openRows(fs, "rows", func(uint64, uint32) bool { return true })
+	f, err := openRows(fs, "rows")
 	check(t, err)
 	defer func() { check(t, f.release()) }()
 	if got := len(f.blocks) - 1; got != 40 {
@@ -184,9 +184,16 @@ func TestALongRowHasABlockOfItsOwn(t *testing.T) {
 func TestADeletedRowIsNotFound(t *testing.T) {
 	fs := vfs.NewMem()
 	makeRows(t, fs, "rows", fewHashes, row("r0", "a"), row("r1", "b"), row("r3", "c"), row("r6", "d"))
-	f, _, err := openRows(fs, "rows", func(_ uint64, ref uint32) bool { return ref > 0 }) // not the first
+	f, err := readRows(fs, "rows")
 	check(t, err)
 	defer func() { check(t, f.release()) }()
+	check(t, f.fill(func(_ []uint64, refs []uint32) {
+		for i, ref := range refs {
+			if ref == 0 {
+				refs[i] = deadRef
+			}
+		}
+	}))
 	find := func(key string) ([]byte, int) {
 		value, at, err := f.find(fewHashes([]byte(key)), []byte(key))
 		check(t, err)
@@ -276,7 +283,7 @@ func FuzzRows(f *testing.F) {
 		checked = binary.BigEndian.AppendUint64(checked, xxhash.Sum64(checked))
 		fs := vfs.NewMem()
 		putFile(t, fs, "rows", append(file, checked...))
-		opened, _, err := openRows(fs, "rows", func(uint64, uint32) bool { return true })
+		opened, err := openRows(fs, "rows")
 		if err != nil {
 			if !errors.Is(err, ErrCorrupt) {
 				t.Errorf("it is refused with %v", err)
