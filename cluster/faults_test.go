@@ -264,7 +264,7 @@ func (slowLog) Settle(<-chan struct{})       {}
 
 func TestALeaderWhoseLogWriteHangsFallsSilent(t *testing.T) {
 	tr := transport{logs: slowLog{stalled: maxStall + time.Millisecond}}
-	if err := tr.AppendEntries("", "", nil, nil); !errors.Is(err, errStalled) {
+	if err := tr.AppendEntries("", "", &raft.AppendEntriesRequest{}, nil); !errors.Is(err, errStalled) {
 		t.Errorf("a heartbeat went out: %v", err)
 	}
 }

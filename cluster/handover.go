@@ -24,7 +24,7 @@ import (
 // are refused whenever this node leads again.
 //
 // A first try always finds room: the channel is made anew in each term. So in a
-// term nobody is tried twice, unless long after.
+// term nobody is tried twice, unless long after, nor who is away: nothing is taken for that one.
 type handovers struct {
 	mu    sync.Mutex
 	tried map[raft.ServerID]try
@@ -64,6 +64,7 @@ func (h *handovers) end(id raft.ServerID, term uint64, err error) {
 var (
 	errTried  = fmt.Errorf("leadership could not be handed on a moment ago: name another voter, or try again in %v", handOverAgain)
 	errNoHeir = errors.New("there is no other voter")
+	errAway   = errors.New("the voter does not answer: name another one, or start it")
 )
 
 // handOver hands leadership to the voter to, or with to "" to the best heir that
@@ -73,15 +74,23 @@ func (n *Node) handOver(ctx context.Context, to raft.ServerID) error {
 	if len(heirs) == 0 {
 		return errNoHeir
 	}
+	why := errTried
 	for _, heir := range heirs {
-		if to != "" && heir.ID != to || !n.handovers.begin(heir.ID, n.raft.CurrentTerm()) {
+		if to != "" && heir.ID != to {
+			continue
+		}
+		if n.raftTrans.absent.of(heir.ID, n.raft.CurrentTerm()) != nil {
+			why = errAway
+			continue
+		}
+		if !n.handovers.begin(heir.ID, n.raft.CurrentTerm()) {
 			continue
 		}
 		err := awaitContext(ctx, n.raft.LeadershipTransferToServer(heir.ID, heir.Address), n.stopped)
 		n.handovers.end(heir.ID, n.raft.CurrentTerm(), err)
 		return err
 	}
-	return errTried
+	return why
 }
 
 // heirs are the other voters: first those that answer, and of these first those

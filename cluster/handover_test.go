@@ -83,3 +83,19 @@ func TestALeaderThatCouldNotHandLeadershipOnTakesEntriesWhenItLeadsAgain(t *test
 	c.handOver(at)
 	c.begin(at, claimOf("k2", "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED)
 }
+
+// A try would leave its request with who waits for the heir, which may be for ever.
+func TestLeadershipIsNotHandedToWhoIsAway(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	at := c.leader()
+	leader, away := c.nodes[at], (at+1)%3
+	c.stop(away)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	eventually(t, "the leader to miss it", func() bool {
+		return errors.Is(leader.Transfer(ctx, c.peers[away].ID), errAway)
+	})
+	if err := leader.Transfer(ctx, ""); err != nil { // to the other
+		t.Error(err)
+	}
+}

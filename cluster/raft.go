@@ -18,7 +18,7 @@ import (
 // falls silent.
 const maxStall = 500 * time.Millisecond
 
-// transport is raft's transport less two of its habits.
+// transport is raft's transport less three of its habits.
 //
 // The heartbeat fast path lets a heartbeat change term and state beside raft's
 // main loop, which can make logs diverge (hashicorp/raft#695). Without a
@@ -30,12 +30,15 @@ const maxStall = 500 * time.Millisecond
 // elect. That works with pipelining off only, which hashicorp/raft#612 (a
 // wedged pipeline) asks for anyway.
 //
+// A peer that comes back hears of entries as soon as of the leader: see absences.
+//
 // Its log is written beside the sending (logstore.Options.Deferred): what comes
 // in waits until it is on disk, and no commit goes out that it does not hold.
 type transport struct {
 	RaftTransport
 	logs   sink
 	intake *intake
+	absent *absences
 	sent   func(took time.Duration) // told of entries that a follower has answered
 }
 
@@ -47,7 +50,8 @@ type sink interface {
 }
 
 func newTransport(t RaftTransport, logs sink, reached func() (index, term uint64), running func() *raft.Raft, sent func(time.Duration)) transport {
-	return transport{t, logs, newIntake(t.Consumer(), logs.Settle, reached, running), sent}
+	in := newIntake(t.Consumer(), logs.Settle, reached, running)
+	return transport{t, logs, in, newAbsences(running, in.closed), sent}
 }
 
 // Pre-vote is silently off where a transport lacks this.
@@ -70,14 +74,23 @@ func (t transport) Close() error {
 // SetHeartbeatHandler drops the handler.
 func (transport) SetHeartbeatHandler(func(raft.RPC)) {}
 
-// AppendEntries sends entries or a heartbeat, unless the log disk hangs.
+// AppendEntries sends entries or a heartbeat, unless the log disk hangs. Entries for a
+// peer that was away come later: it is first asked whether it has what is before them.
 func (t transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	heartbeat := isHeartbeat(req)
+	if !heartbeat && t.absent.of(id, req.Term) != nil {
+		req.Entries = nil // not to be held meanwhile; raft sends them when this was answered
+		t.absent.await(id, req.Term)
+	}
 	if t.logs.Stalled() > maxStall {
 		return errStalled
 	}
 	req.LeaderCommitIndex = t.logs.Known(req.LeaderCommitIndex)
 	began := time.Now()
 	err := t.RaftTransport.AppendEntries(id, addr, req, resp)
+	if heartbeat {
+		t.absent.note(id, req.Term, err)
+	}
 	if err == nil && len(req.Entries) > 0 {
 		t.sent(time.Since(began))
 	}
