@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -8,58 +9,82 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// absences knows whom this leader's heartbeats do not reach. Entries for such a
-// peer wait until it has answered one. hashicorp/raft v1.7.3, replicateTo, waits twice
-// as long after each failure, up to 10 s, and does not look meanwhile whether the
-// peer answers heartbeats again: who had been away for some seconds would hear of no entry
-// for as long again, and be ready only then. As it is, the failures of a peer that is away are few.
+// absences knows whom this leader reaches neither with heartbeats nor with entries. What else
+// it has for such a peer waits until one of them is answered. hashicorp/raft v1.7.3,
+// replicateTo, waits twice as long after each failure, up to 10 s, and does not look meanwhile
+// whether the peer answers heartbeats again: who had been away for some seconds would hear of no
+// entry for as long again, and be ready only then. As it is, an absence is few failures.
+//
+// A snapshot does not wait: it would keep old files of the store for as long.
 type absences struct {
 	running func() *raft.Raft // nil until it has started
 	closed  <-chan struct{}
+	back    func(raft.ServerID) // told of who answers again; nil: nobody is
 
 	mu   sync.Mutex
 	away map[raft.ServerID]absence
 }
 
+// absence is what has failed since a peer last answered.
 type absence struct {
-	term uint64        // of the leader that misses it
-	over chan struct{} // closed once it has answered
+	term                uint64 // of the leader that misses it
+	heartbeats, entries bool
+	over                chan struct{} // closed once it has answered
 }
 
 // stillMissed is how often who waits for a peer looks whether it is to be waited for.
 const stillMissed = 100 * time.Millisecond
 
+var errWasAway = errors.New("the peer was away: begin anew")
+
 func newAbsences(running func() *raft.Raft, closed <-chan struct{}) *absences {
 	return &absences{running: running, closed: closed, away: map[raft.ServerID]absence{}}
 }
 
-// note takes in what became of a heartbeat to id.
-func (a *absences) note(id raft.ServerID, term uint64, err error) {
+// note takes in what became of a heartbeat, or else of entries, that a leader sent to id.
+func (a *absences) note(id raft.ServerID, term uint64, heartbeat bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	last, missed := a.away[id]
-	if missed && (err == nil || last.term != term) {
+	if missed && last.term > term {
+		return // it comes late
+	}
+	if missed && (err == nil || last.term < term) {
 		close(last.over)
 		delete(a.away, id)
-		missed = false
+		if a.back != nil {
+			a.back(id)
+		}
+		last = absence{}
 	}
-	if err != nil && !missed {
-		a.away[id] = absence{term, make(chan struct{})}
+	if err == nil {
+		return
 	}
+	if last.over == nil {
+		last = absence{term: term, over: make(chan struct{})}
+	}
+	last.heartbeats = last.heartbeats || heartbeat
+	last.entries = last.entries || !heartbeat
+	a.away[id] = last
 }
 
-// of returns what ends when id, whom a leader's heartbeats of that term did not reach,
-// has answered; or nil if they do.
+// of returns what is closed when id, whom the leader of that term does not reach, has
+// answered; or nil if it reaches it.
 func (a *absences) of(id raft.ServerID, term uint64) <-chan struct{} {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if last, missed := a.away[id]; missed && last.term == term {
+	if last := a.away[id]; last.term == term && last.heartbeats && last.entries {
 		return last.over
 	}
 	return nil
 }
 
-// await returns once id answers heartbeats, or this node is no longer to send it any: it
+// misses reports whether this node leads id in a term, and does not reach it.
+func (a *absences) misses(id raft.ServerID, term uint64) bool {
+	return a.of(id, term) != nil && a.leads(id, term)
+}
+
+// await returns once id has answered, or this node is no longer to send it anything, since it
 // does not lead in that term, id is no member, or the node closes.
 func (a *absences) await(id raft.ServerID, term uint64) {
 	for over := a.of(id, term); over != nil && a.leads(id, term); over = a.of(id, term) {

@@ -153,28 +153,58 @@ func TestNobodyIsWaitedForInVain(t *testing.T) {
 	}
 }
 
-func TestWhoAnswersOrWasMissedInAnotherTermIsNotMissed(t *testing.T) {
-	a := newAbsences(nil, nil)
-	missed := func(want bool, id raft.ServerID, term uint64) {
-		t.Helper()
-		if got := a.of(id, term) != nil; got != want {
-			t.Errorf("%s is missed in term %d: %v, want %v", id, term, got, want)
-		}
+func TestWhoIsMissed(t *testing.T) {
+	type told struct {
+		term      uint64
+		heartbeat bool
+		lost      bool
 	}
-	lost := errors.New("connection refused")
-	a.note("b", 1, nil)
-	missed(false, "b", 1)
-	a.note("b", 1, lost)
-	first := a.of("b", 1)
-	a.note("b", 1, lost)
-	missed(true, "b", 1)
-	missed(false, "b", 2)
-	missed(false, "c", 1)
-	a.note("b", 2, lost)
-	<-first
-	missed(false, "b", 1)
-	missed(true, "b", 2)
-	a.note("b", 2, nil)
-	missed(false, "b", 2)
-	a.await("b", 2)
+	for _, tt := range []struct {
+		name string
+		told []told
+		term uint64 // in which it is asked
+		want bool
+		back int // how often it is said that it is back
+	}{
+		{"nobody of whom nothing is known", nil, 1, false, 0},
+		{"who was reached", []told{{1, true, false}, {1, false, false}}, 1, false, 0},
+		{"who is not reached by heartbeats alone", []told{{1, true, true}, {1, true, true}}, 1, false, 0},
+		{"who is not reached by entries alone", []told{{1, false, true}}, 1, false, 0},
+		{"who is not reached at all", []told{{1, true, true}, {1, false, true}, {1, true, true}}, 1, true, 0},
+		{"who is not reached in an earlier term", []told{{1, true, true}, {1, false, true}}, 2, false, 0},
+		{"who answers a heartbeat again", []told{{1, true, true}, {1, false, true}, {1, true, false}}, 1, false, 1},
+		{"who answers entries again", []told{{1, false, true}, {1, true, true}, {1, false, false}}, 1, false, 1},
+		{"of whom only part failed in a later term", []told{{1, true, true}, {1, false, true}, {2, true, true}}, 2, false, 1},
+		{"who fails in a later term too", []told{{1, true, true}, {2, true, true}, {2, false, true}}, 2, true, 1},
+		{"of whom late news comes", []told{{2, true, true}, {2, false, true}, {1, true, false}, {1, true, true}}, 2, true, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			back := 0
+			a := newAbsences(nil, nil)
+			a.back = func(raft.ServerID) { back++ }
+			var over <-chan struct{}
+			for _, told := range tt.told {
+				var err error
+				if told.lost {
+					err = errors.New("connection refused")
+				}
+				a.note("b", told.term, told.heartbeat, err)
+				if now := a.of("b", told.term); now != nil {
+					over = now
+				}
+			}
+			if got := a.of("b", tt.term) != nil; got != tt.want || back != tt.back {
+				t.Errorf("it is missed: %v, want %v; back %d times, want %d", got, tt.want, back, tt.back)
+			}
+			if !tt.want {
+				a.await("b", tt.term)
+				if over != nil && tt.back > 0 {
+					<-over
+				}
+			}
+			if a.of("c", tt.term) != nil {
+				t.Error("another is missed")
+			}
+		})
+	}
 }

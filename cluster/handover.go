@@ -36,7 +36,8 @@ type try struct {
 }
 
 // handOverAgain is when the request of a try that failed has been taken, even by
-// a goroutine that was in raft's longest backoff (10 s) and then in an RPC (5 s).
+// a goroutine that was in raft's longest backoff (10 s) and then in an RPC (5 s); or, if it
+// waited for the heir, so long after that is back.
 const handOverAgain = 20 * time.Second
 
 // begin reports whether id may be tried in a term.
@@ -48,6 +49,15 @@ func (h *handovers) begin(id raft.ServerID, term uint64) bool {
 	}
 	h.tried[id] = try{term, time.Now()}
 	return true
+}
+
+// postpone is told that id, who was away, answers again.
+func (h *handovers) postpone(id raft.ServerID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if last, ok := h.tried[id]; ok {
+		h.tried[id] = try{last.term, time.Now()}
+	}
 }
 
 // end takes in how a try of id ended, and in which term.
@@ -64,26 +74,23 @@ func (h *handovers) end(id raft.ServerID, term uint64, err error) {
 var (
 	errTried  = fmt.Errorf("leadership could not be handed on a moment ago: name another voter, or try again in %v", handOverAgain)
 	errNoHeir = errors.New("there is no other voter")
-	errAway   = errors.New("the voter does not answer: name another one, or start it")
+	errAway   = errors.New("no other voter that was meant answers: name another one, or start it")
 )
 
 // handOver hands leadership to the voter to, or with to "" to the best heir that
-// was not tried already. The error is raft's.
+// is not away and was not tried already. The error is raft's, or says that there is none.
 func (n *Node) handOver(ctx context.Context, to raft.ServerID) error {
 	heirs := n.heirs()
 	if len(heirs) == 0 {
 		return errNoHeir
 	}
-	why := errTried
+	why := errAway
 	for _, heir := range heirs {
-		if to != "" && heir.ID != to {
-			continue
-		}
-		if n.raftTrans.absent.of(heir.ID, n.raft.CurrentTerm()) != nil {
-			why = errAway
+		if to != "" && heir.ID != to || n.raftTrans.absent.of(heir.ID, n.raft.CurrentTerm()) != nil {
 			continue
 		}
 		if !n.handovers.begin(heir.ID, n.raft.CurrentTerm()) {
+			why = errTried
 			continue
 		}
 		err := awaitContext(ctx, n.raft.LeadershipTransferToServer(heir.ID, heir.Address), n.stopped)

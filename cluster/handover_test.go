@@ -54,6 +54,24 @@ func TestNobodyIsTriedTwiceInATermUnlessLongAfter(t *testing.T) {
 	}
 }
 
+// Its goroutine takes the request of the first try only then.
+func TestWhoComesBackIsTriedAgainOnlyLongAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := handovers{tried: map[raft.ServerID]try{}}
+		h.postpone("n2") // of whom nothing is known
+		h.begin("n2", 1)
+		h.end("n2", 1, context.DeadlineExceeded)
+		time.Sleep(time.Hour)
+		h.postpone("n2")
+		for _, want := range []bool{false, true} {
+			if got := h.begin("n2", 1); got != want {
+				t.Errorf("it may be tried: %v, want %v", got, want)
+			}
+			time.Sleep(handOverAgain)
+		}
+	})
+}
+
 // What the heir is sent is not answered, for its disk hangs. A second transfer
 // to it would wait in raft, and for ever once the leader has stepped down.
 func TestALeaderThatCouldNotHandLeadershipOnTakesEntriesWhenItLeadsAgain(t *testing.T) {

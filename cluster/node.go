@@ -233,6 +233,7 @@ func (n *Node) startRaft() error {
 	logger := raftLogger(n.log)
 	n.raftTrans = newTransport(n.ground.RaftTransport(foresight{n.peers.RaftLayer(), n}, logger), n.logs, n.state.Reached, n.raftIfRunning,
 		func(took time.Duration) { n.met.replicateSeconds.Observe(took.Seconds()) })
+	n.raftTrans.absent.back = n.handovers.postpone
 	if err := n.checkStarted(n.stable); err != nil {
 		return errors.Join(err, n.raftTrans.Close())
 	}
@@ -380,6 +381,12 @@ func (n *Node) Drain(ctx context.Context) error {
 		}
 		if err = n.handOver(ctx, ""); err == nil {
 			return nil
+		}
+		if errors.Is(err, errAway) { // which may be one heartbeat that was lost
+			select {
+			case <-time.After(2 * stillMissed):
+			case <-ctx.Done():
+			}
 		}
 	}
 	return fmt.Errorf("hand leadership on: %w", err)

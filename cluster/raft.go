@@ -30,7 +30,8 @@ const maxStall = 500 * time.Millisecond
 // elect. That works with pipelining off only, which hashicorp/raft#612 (a
 // wedged pipeline) asks for anyway.
 //
-// A peer that comes back hears of entries as soon as of the leader: see absences.
+// A peer that comes back would hear of entries long after it has heard of the leader: see
+// absences.
 //
 // Its log is written beside the sending (logstore.Options.Deferred): what comes
 // in waits until it is on disk, and no commit goes out that it does not hold.
@@ -75,12 +76,13 @@ func (t transport) Close() error {
 func (transport) SetHeartbeatHandler(func(raft.RPC)) {}
 
 // AppendEntries sends entries or a heartbeat, unless the log disk hangs. Entries for a
-// peer that was away come later: it is first asked whether it has what is before them.
+// peer that is away fail once it answers again.
 func (t transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	heartbeat := isHeartbeat(req)
-	if !heartbeat && t.absent.of(id, req.Term) != nil {
-		req.Entries = nil // not to be held meanwhile; raft sends them when this was answered
+	if !heartbeat && t.absent.misses(id, req.Term) {
+		req.Entries = nil // not to be held meanwhile: raft reads them again, and the address
 		t.absent.await(id, req.Term)
+		return errWasAway
 	}
 	if t.logs.Stalled() > maxStall {
 		return errStalled
@@ -88,9 +90,7 @@ func (t transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req 
 	req.LeaderCommitIndex = t.logs.Known(req.LeaderCommitIndex)
 	began := time.Now()
 	err := t.RaftTransport.AppendEntries(id, addr, req, resp)
-	if heartbeat {
-		t.absent.note(id, req.Term, err)
-	}
+	t.absent.note(id, req.Term, heartbeat, err)
 	if err == nil && len(req.Entries) > 0 {
 		t.sent(time.Since(began))
 	}
