@@ -19,7 +19,7 @@ import (
 type absences struct {
 	running func() *raft.Raft // nil until it has started
 	closed  <-chan struct{}
-	back    func(raft.ServerID) // told of who answers again; nil: nobody is
+	back    func(raft.ServerID) // told of who was missed and is no longer; nil: nobody is
 
 	mu   sync.Mutex
 	away map[raft.ServerID]absence
@@ -52,7 +52,7 @@ func (a *absences) note(id raft.ServerID, term uint64, heartbeat bool, err error
 	if missed && (err == nil || last.term < term) {
 		close(last.over)
 		delete(a.away, id)
-		if a.back != nil {
+		if a.back != nil && last.heartbeats && last.entries {
 			a.back(id)
 		}
 		last = absence{}
@@ -88,14 +88,12 @@ func (a *absences) misses(id raft.ServerID, term uint64) bool {
 // does not lead in that term, id is no member, or the node closes.
 func (a *absences) await(id raft.ServerID, term uint64) {
 	for over := a.of(id, term); over != nil && a.leads(id, term); over = a.of(id, term) {
-		look := time.NewTimer(stillMissed)
 		select {
 		case <-over:
-		case <-look.C:
+		case <-time.After(stillMissed):
 		case <-a.closed:
 			return
 		}
-		look.Stop()
 	}
 }
 

@@ -169,13 +169,14 @@ func TestWhoIsMissed(t *testing.T) {
 		{"nobody of whom nothing is known", nil, 1, false, 0},
 		{"who was reached", []told{{1, true, false}, {1, false, false}}, 1, false, 0},
 		{"who is not reached by heartbeats alone", []told{{1, true, true}, {1, true, true}}, 1, false, 0},
+		{"who answers after a heartbeat that was lost", []told{{1, true, true}, {1, true, false}}, 1, false, 0},
 		{"who is not reached by entries alone", []told{{1, false, true}}, 1, false, 0},
 		{"who is not reached at all", []told{{1, true, true}, {1, false, true}, {1, true, true}}, 1, true, 0},
 		{"who is not reached in an earlier term", []told{{1, true, true}, {1, false, true}}, 2, false, 0},
 		{"who answers a heartbeat again", []told{{1, true, true}, {1, false, true}, {1, true, false}}, 1, false, 1},
 		{"who answers entries again", []told{{1, false, true}, {1, true, true}, {1, false, false}}, 1, false, 1},
 		{"of whom only part failed in a later term", []told{{1, true, true}, {1, false, true}, {2, true, true}}, 2, false, 1},
-		{"who fails in a later term too", []told{{1, true, true}, {2, true, true}, {2, false, true}}, 2, true, 1},
+		{"who fails in a later term too", []told{{1, true, true}, {1, false, true}, {2, true, true}, {2, false, true}}, 2, true, 1},
 		{"of whom late news comes", []told{{2, true, true}, {2, false, true}, {1, true, false}, {1, true, true}}, 2, true, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

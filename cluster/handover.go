@@ -74,7 +74,7 @@ func (h *handovers) end(id raft.ServerID, term uint64, err error) {
 var (
 	errTried  = fmt.Errorf("leadership could not be handed on a moment ago: name another voter, or try again in %v", handOverAgain)
 	errNoHeir = errors.New("there is no other voter")
-	errAway   = errors.New("no other voter that was meant answers: name another one, or start it")
+	errAway   = errors.New("the voter does not answer, or no other one does: start it, or name another")
 )
 
 // handOver hands leadership to the voter to, or with to "" to the best heir that

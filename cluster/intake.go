@@ -150,8 +150,7 @@ func boundCommit(sent *raft.AppendEntriesRequest) {
 // the place to go on from, and be sent a snapshot that is older than its state.
 func (i *intake) skipContained(sent *raft.AppendEntriesRequest) {
 	reached, term := i.reached()
-	heartbeat := sent.PrevLogEntry == 0 && len(sent.Entries) == 0 // it asks for no place
-	if heartbeat || sent.PrevLogEntry >= reached {
+	if isHeartbeat(sent) || sent.PrevLogEntry >= reached { // the former asks for no place
 		return
 	}
 	skip := slices.IndexFunc(sent.Entries, func(e *raft.Log) bool { return e.Index > reached })

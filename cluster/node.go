@@ -382,12 +382,6 @@ func (n *Node) Drain(ctx context.Context) error {
 		if err = n.handOver(ctx, ""); err == nil {
 			return nil
 		}
-		if errors.Is(err, errAway) { // which may be one heartbeat that was lost
-			select {
-			case <-time.After(2 * stillMissed):
-			case <-ctx.Done():
-			}
-		}
 	}
 	return fmt.Errorf("hand leadership on: %w", err)
 }
