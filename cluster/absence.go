@@ -9,13 +9,12 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// absences knows whom this leader reaches neither with heartbeats nor with entries. What else
-// it has for such a peer waits until one of them is answered. hashicorp/raft v1.7.3,
-// replicateTo, waits twice as long after each failure, up to 10 s, and does not look meanwhile
-// whether the peer answers heartbeats again: who had been away for some seconds would hear of no
-// entry for as long again, and be ready only then. As it is, an absence is few failures.
-//
-// A snapshot does not wait: it would keep old files of the store for as long.
+// absences knows whom this leader reaches neither with heartbeats nor with entries or
+// snapshots. What else it has for such a peer waits until a heartbeat is answered.
+// hashicorp/raft v1.7.3, replicateTo, waits twice as long after each failure, up to 10 s, and
+// does not look meanwhile whether the peer answers heartbeats again: who had been away for some
+// seconds would hear of no entry for as long again, and be ready only then; and each try of a
+// snapshot copies and reads the whole store. As it is, an absence is few failures.
 type absences struct {
 	running func() *raft.Raft // nil until it has started
 	closed  <-chan struct{}
@@ -27,8 +26,8 @@ type absences struct {
 
 // absence is what has failed since a peer last answered.
 type absence struct {
-	term                uint64 // of the leader that misses it
-	heartbeats, entries bool
+	term                uint64        // of the leader that misses it
+	heartbeats, entries bool          // entries: or a snapshot
 	over                chan struct{} // closed once it has answered
 }
 
@@ -41,7 +40,7 @@ func newAbsences(running func() *raft.Raft, closed <-chan struct{}) *absences {
 	return &absences{running: running, closed: closed, away: map[raft.ServerID]absence{}}
 }
 
-// note takes in what became of a heartbeat, or else of entries, that a leader sent to id.
+// note takes in what became of a heartbeat, or else of entries or a snapshot, that a leader sent to id.
 func (a *absences) note(id raft.ServerID, term uint64, heartbeat bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

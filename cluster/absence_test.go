@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"errors"
+	"io"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -20,8 +22,33 @@ type bare struct {
 	running atomic.Pointer[raft.Raft] // the same, once it has started
 	at      raft.ServerAddress
 	logs    *logstore.Store
+	state   containing
+	copies  *tallied
 	own     *raft.InmemTransport
 	trans   transport
+}
+
+// tallied counts the snapshots that were opened, and those that still are.
+type tallied struct {
+	*raft.InmemSnapshotStore
+	opened, open atomic.Int32
+}
+
+func (c *tallied) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	meta, content, err := c.InmemSnapshotStore.Open(id)
+	c.opened.Add(1)
+	c.open.Add(1)
+	return meta, &once{content, sync.OnceFunc(func() { c.open.Add(-1) })}, err
+}
+
+type once struct {
+	io.ReadCloser
+	closed func()
+}
+
+func (o *once) Close() error {
+	o.closed()
+	return o.ReadCloser.Close()
 }
 
 // threeBare starts three, and returns them with the leader first.
@@ -31,18 +58,20 @@ func threeBare(t *testing.T) []*bare {
 	var members raft.Configuration
 	for _, id := range []string{"a", "b", "c"} {
 		at, own := raft.NewInmemTransport(raft.ServerAddress(id + ":1"))
-		all = append(all, &bare{at: at, logs: openLog(t), own: own})
+		b := &bare{at: at, logs: openLog(t), own: own, copies: &tallied{InmemSnapshotStore: raft.NewInmemSnapshotStore()}}
+		b.state.forget = b.logs.Forget
+		all = append(all, b)
 		members.Servers = append(members.Servers, raft.Server{ID: raft.ServerID(id), Address: at})
 	}
 	for i, b := range all {
 		b.connect(all)
 		cfg := raftConfig(Config{NodeID: string(members.Servers[i].ID), SnapshotEntries: 1000, SnapshotInterval: time.Hour}, hclog.NewNullLogger())
-		b.trans = newTransport(b.own, b.logs, nothing, b.running.Load, func(time.Duration) {})
-		stable, snapshots := raft.NewInmemStore(), raft.NewInmemSnapshotStore()
-		if err := raft.BootstrapCluster(cfg, b.logs, stable, snapshots, b.trans, members); err != nil {
+		b.trans = newTransport(b.own, b.logs, b.state.reached, b.running.Load, func(time.Duration) {})
+		stable := raft.NewInmemStore()
+		if err := raft.BootstrapCluster(cfg, b.logs, stable, b.copies, b.trans, members); err != nil {
 			t.Fatal(err)
 		}
-		r, err := raft.NewRaft(cfg, &containing{}, b.logs, stable, snapshots, b.trans)
+		r, err := raft.NewRaft(cfg, &b.state, b.logs, stable, b.copies, b.trans)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,6 +143,35 @@ func TestEntriesReachWhoComesBackAsSoonAsHeartbeats(t *testing.T) {
 		}
 		if leader.CurrentTerm() != term {
 			t.Error("there was an election, which sends all anew")
+		}
+	})
+}
+
+func TestASnapshotReachesWhoComesBackAsSoonAsHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := threeBare(t)
+		leader, away := all[0], all[2]
+		away.disconnect(all)
+		leader.apply(t, "x")
+		if err := leader.Snapshot().Error(); err != nil { // and the log is empty
+			t.Fatal(err)
+		}
+		time.Sleep(45 * time.Second) // raft alone would try at 41 s, and then at 51 s
+		opened, open := leader.copies.opened.Load(), leader.copies.open.Load()
+		if opened == 0 || opened > 8 || open != 0 {
+			t.Errorf("for who is away %d snapshots were opened, and %d are open", opened, open)
+		}
+		away.connect(all)
+		back := time.Now()
+		eventually(t, "the state to come", func() bool {
+			index, _ := away.state.reached()
+			return index == leader.AppliedIndex()
+		})
+		if took := time.Since(back); took > time.Second {
+			t.Errorf("it comes %v after heartbeats can", took)
+		}
+		if away.state.restored == 0 {
+			t.Error("it came by entries")
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -47,6 +48,21 @@ func (c *containing) Apply(log *raft.Log) any {
 	c.index, c.term = log.Index, log.Term
 	return nil
 }
+
+func (c *containing) Snapshot() (raft.FSMSnapshot, error) {
+	index, term := c.reached()
+	return contained(fmt.Sprintln(index, term)), nil
+}
+
+// contained is what containing restores.
+type contained string
+
+func (c contained) Persist(sink raft.SnapshotSink) error {
+	_, err := io.WriteString(sink, string(c))
+	return errors.Join(err, sink.Close())
+}
+
+func (contained) Release() {}
 
 func (c *containing) Restore(content io.ReadCloser) error {
 	c.mu.Lock()

@@ -97,6 +97,22 @@ func (t transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req 
 	return err
 }
 
+// InstallSnapshot sends a snapshot. One for a peer that is away is closed, so that no old
+// files of the store are kept meanwhile, and fails once that answers again.
+func (t transport) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	if t.absent.misses(id, req.Term) {
+		var err error
+		if snapshot, ok := data.(io.Closer); ok { // raft does so again
+			err = snapshot.Close()
+		}
+		t.absent.await(id, req.Term)
+		return errors.Join(errWasAway, err)
+	}
+	err := t.RaftTransport.InstallSnapshot(id, addr, req, resp, data)
+	t.absent.note(id, req.Term, false, err)
+	return err
+}
+
 // AppendEntriesPipeline is not offered.
 func (transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
 	return nil, raft.ErrPipelineReplicationNotSupported
