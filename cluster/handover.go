@@ -75,29 +75,78 @@ var (
 	errTried  = fmt.Errorf("leadership could not be handed on a moment ago: name another voter, or try again in %v", handOverAgain)
 	errNoHeir = errors.New("there is no other voter")
 	errAway   = errors.New("the voter does not answer, or no other one does: start it, or name another")
+	errLags   = errors.New("the voter has not caught up, or no other one has: try again later, or name another")
 )
 
-// handOver hands leadership to the voter to, or with to "" to the best heir that
-// is not away and was not tried already. The error is raft's, or says that there is none.
+// caughtUpWithin bounds the wait for an heir. Raft asks who is away again within 1 s, and a
+// ping then says how far that one is. Meanwhile entries are taken, which they are not while
+// raft waits for an heir to catch up.
+const caughtUpWithin = 3 * time.Second
+
+// handOver hands leadership to the voter to, or with to "" to the best heir, once
+// it has caught up with what was applied at the call. The error is raft's, or says why there
+// is no heir.
 func (n *Node) handOver(ctx context.Context, to raft.ServerID) error {
-	heirs := n.heirs()
-	if len(heirs) == 0 {
-		return errNoHeir
-	}
-	why := errAway
-	for _, heir := range heirs {
-		if to != "" && heir.ID != to || n.raftTrans.absent.of(heir.ID, n.raft.CurrentTerm()) != nil {
-			continue
-		}
-		if !n.handovers.begin(heir.ID, n.raft.CurrentTerm()) {
-			why = errTried
-			continue
-		}
-		err := awaitContext(ctx, n.raft.LeadershipTransferToServer(heir.ID, heir.Address), n.stopped)
-		n.handovers.end(heir.ID, n.raft.CurrentTerm(), err)
+	heirs, err := n.awaitHeirs(ctx, to)
+	if err != nil {
 		return err
 	}
-	return why
+	return n.tryHeirs(ctx, heirs)
+}
+
+// tryHeirs tries the first heir that was not tried already.
+func (n *Node) tryHeirs(ctx context.Context, heirs []raft.Server) error {
+	for _, heir := range heirs {
+		if n.handovers.begin(heir.ID, n.raft.CurrentTerm()) {
+			err := awaitContext(ctx, n.raft.LeadershipTransferToServer(heir.ID, heir.Address), n.stopped)
+			n.handovers.end(heir.ID, n.raft.CurrentTerm(), err)
+			return err
+		}
+	}
+	return errTried
+}
+
+// awaitHeirs waits until there are fit heirs, and returns them.
+func (n *Node) awaitHeirs(ctx context.Context, to raft.ServerID) ([]raft.Server, error) {
+	tick := time.NewTicker(stillMissed)
+	defer tick.Stop()
+	late := time.After(caughtUpWithin)
+	for target, _ := n.state.Applied(); ; {
+		heirs, err := n.fitHeirs(to, target)
+		if err == nil || errors.Is(err, errNoHeir) || n.raft.State() != raft.Leader {
+			return heirs, err
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			return nil, err
+		case <-ctx.Done():
+			return nil, err
+		case <-n.stopped:
+			return nil, errStopped
+		}
+	}
+}
+
+// fitHeirs returns the voters that answer and have applied target, the best first; or with
+// to the one of that id, if it does. Else the error says what there is not.
+func (n *Node) fitHeirs(to raft.ServerID, target uint64) (fit []raft.Server, err error) {
+	err = errNoHeir
+	for _, heir := range n.heirs() {
+		switch {
+		case to != "" && heir.ID != to:
+		case n.raftTrans.absent.misses(heir.ID, n.raft.CurrentTerm()):
+			err = errAway
+		case n.contacts.get(string(heir.ID)).applied < target:
+			err = errLags
+		default:
+			fit = append(fit, heir)
+		}
+	}
+	if len(fit) > 0 {
+		return fit, nil
+	}
+	return nil, err
 }
 
 // heirs are the other voters: first those that answer, and of these first those

@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"errors"
+	"io"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,8 +90,10 @@ func TestALeaderThatCouldNotHandLeadershipOnTakesEntriesWhenItLeadsAgain(t *test
 
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
+	// Transfer would wait until it has caught up.
+	hanging := slices.DeleteFunc(leader.heirs(), func(s raft.Server) bool { return string(s.ID) != c.peers[heir].ID })
 	for _, try := range []string{"first", "second"} {
-		if err := leader.Transfer(ctx, c.peers[heir].ID); !errors.Is(err, ErrConflict) {
+		if err := leader.tryHeirs(ctx, hanging); !errors.Is(changed(err), ErrConflict) {
 			t.Errorf("the %s transfer to a node that hangs: %v, want ErrConflict", try, err)
 		}
 	}
@@ -115,5 +119,55 @@ func TestLeadershipIsNotHandedToWhoIsAway(t *testing.T) {
 	})
 	if err := leader.Transfer(ctx, ""); err != nil { // to the other
 		t.Error(err)
+	}
+}
+
+// Raft would wait for it, and take no entry meanwhile.
+func TestLeadershipIsNotHandedToWhoIsBehind(t *testing.T) {
+	disks := hangingDisks(3)
+	c := startCluster(t, 3, func(cfg *Config) {
+		cfg.logOptions = logstore.Options{FS: disks[cfg.NodeID], HangLimit: time.Hour}
+	})
+	at := c.leader()
+	leader, behind := c.nodes[at], (at+1)%3
+	disk := disks[c.peers[behind].ID]
+	disk.freeze(t)
+	c.begin(at, claimOf("k1", "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED)
+	disk.awaitHeld(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := leader.Transfer(ctx, c.peers[behind].ID); !errors.Is(err, errLags) {
+		t.Errorf("the transfer to a node that hangs: %v, want that it is behind", err)
+	}
+	ended := make(chan error)
+	go func() { ended <- leader.Transfer(ctx, c.peers[behind].ID) }()
+	disk.thaw()
+	if err := <-ended; err != nil {
+		t.Errorf("the transfer to a node that catches up: %v", err)
+	}
+}
+
+// The leader hears so of one that was away only when it asks again.
+func TestLeadershipIsHandedToWhoHasJustComeBack(t *testing.T) {
+	for _, named := range []bool{true, false} {
+		c := startCluster(t, 3, nil)
+		leader := c.nodes[c.leader()]
+		to := ""
+		for i, p := range c.peers {
+			if i == c.leader() {
+				continue
+			}
+			for _, heartbeat := range []bool{true, false} {
+				leader.raftTrans.absent.note(raft.ServerID(p.ID), leader.raft.CurrentTerm(), heartbeat, io.EOF)
+			}
+			if named {
+				to = p.ID
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if err := leader.Transfer(ctx, to); err != nil {
+			t.Errorf("to %q, which answers again: %v", to, err)
+		}
 	}
 }
