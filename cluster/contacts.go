@@ -14,7 +14,7 @@ type contacts struct {
 type contact struct {
 	httpAddr string // where its clients go
 	applied  uint64
-	at       time.Time
+	at       time.Time // with a monotonic clock
 }
 
 func (c *contacts) get(id string) contact {

@@ -40,15 +40,27 @@ type try struct {
 // waited for the heir, so long after that is back.
 const handOverAgain = 20 * time.Second
 
-// begin reports whether id may be tried in a term.
+// begin reports whether id may be tried in a term, and begins that.
 func (h *handovers) begin(id raft.ServerID, term uint64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if last, ok := h.tried[id]; ok && last.term == term && time.Since(last.at) < handOverAgain {
+	if h.wasTried(id, term) {
 		return false
 	}
 	h.tried[id] = try{term, time.Now()}
 	return true
+}
+
+// may reports whether id may be tried in a term.
+func (h *handovers) may(id raft.ServerID, term uint64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.wasTried(id, term)
+}
+
+func (h *handovers) wasTried(id raft.ServerID, term uint64) bool {
+	last, ok := h.tried[id]
+	return ok && last.term == term && time.Since(last.at) < handOverAgain
 }
 
 // postpone is told that id, who was away, answers again.
@@ -78,14 +90,14 @@ var (
 	errLags   = errors.New("the voter has not caught up, or no other one has: try again later, or name another")
 )
 
-// caughtUpWithin bounds the wait for an heir. Raft asks who is away again within 1 s, and a
-// ping then says how far that one is. Meanwhile entries are taken, which they are not while
-// raft waits for an heir to catch up.
+// caughtUpWithin bounds the wait for an heir. Raft usually asks who is away again within 1 s,
+// and a ping then says how far that one is. Meanwhile entries are taken, which they are not
+// while raft waits for an heir to catch up.
 const caughtUpWithin = 3 * time.Second
 
 // handOver hands leadership to the voter to, or with to "" to the best heir, once
-// it has caught up with what was applied at the call. The error is raft's, or says why there
-// is no heir.
+// it has answered after the call and has applied what this node had at the call. The error is
+// raft's, errMoved if this node no longer leads, or says why there is no heir.
 func (n *Node) handOver(ctx context.Context, to raft.ServerID) error {
 	heirs, err := n.awaitHeirs(ctx, to)
 	if err != nil {
@@ -108,12 +120,17 @@ func (n *Node) tryHeirs(ctx context.Context, heirs []raft.Server) error {
 
 // awaitHeirs waits until there are fit heirs, and returns them.
 func (n *Node) awaitHeirs(ctx context.Context, to raft.ServerID) ([]raft.Server, error) {
+	called := time.Now()
+	target, _ := n.state.Applied()
 	tick := time.NewTicker(stillMissed)
 	defer tick.Stop()
 	late := time.After(caughtUpWithin)
-	for target, _ := n.state.Applied(); ; {
-		heirs, err := n.fitHeirs(to, target)
-		if err == nil || errors.Is(err, errNoHeir) || n.raft.State() != raft.Leader {
+	for {
+		heirs, err := n.fitHeirs(to, called, target)
+		switch {
+		case n.raft.State() != raft.Leader:
+			return nil, errMoved
+		case err == nil, errors.Is(err, errNoHeir), errors.Is(err, errTried):
 			return heirs, err
 		}
 		select {
@@ -128,16 +145,25 @@ func (n *Node) awaitHeirs(ctx context.Context, to raft.ServerID) ([]raft.Server,
 	}
 }
 
-// fitHeirs returns the voters that answer and have applied target, the best first; or with
-// to the one of that id, if it does. Else the error says what there is not.
-func (n *Node) fitHeirs(to raft.ServerID, target uint64) (fit []raft.Server, err error) {
+// fitHeirs returns the voters that may be tried, have answered since, and have applied
+// target, the best first; or with to the one of that id, if so. Else the error says what there
+// is not: the one of the voter that is nearest to be fit.
+func (n *Node) fitHeirs(to raft.ServerID, since time.Time, target uint64) (fit []raft.Server, err error) {
 	err = errNoHeir
+	term := n.raft.CurrentTerm()
 	for _, heir := range n.heirs() {
+		last := n.contacts.get(string(heir.ID))
 		switch {
 		case to != "" && heir.ID != to:
-		case n.raftTrans.absent.misses(heir.ID, n.raft.CurrentTerm()):
-			err = errAway
-		case n.contacts.get(string(heir.ID)).applied < target:
+		case !n.handovers.may(heir.ID, term):
+			if errors.Is(err, errNoHeir) {
+				err = errTried
+			}
+		case n.raftTrans.absent.misses(heir.ID, term) || last.at.Before(since):
+			if !errors.Is(err, errLags) {
+				err = errAway
+			}
+		case last.applied < target:
 			err = errLags
 		default:
 			fit = append(fit, heir)

@@ -114,12 +114,10 @@ func TestLeadershipIsNotHandedToWhoIsAway(t *testing.T) {
 	c.stop(away)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	eventually(t, "the leader to miss it", func() bool {
-		return errors.Is(leader.Transfer(ctx, c.peers[away].ID), errAway)
-	})
-	if err := leader.Transfer(ctx, ""); err != nil { // to the other
-		t.Error(err)
+	if err := leader.Transfer(ctx, c.peers[away].ID); !errors.Is(err, errAway) {
+		t.Errorf("the transfer to a node that was stopped: %v, want that it is away", err)
 	}
+	eventually(t, "it to be handed to the other", func() bool { return leader.Transfer(ctx, "") == nil })
 }
 
 // Raft would wait for it, and take no entry meanwhile.
@@ -136,38 +134,67 @@ func TestLeadershipIsNotHandedToWhoIsBehind(t *testing.T) {
 	disk.awaitHeld(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := leader.Transfer(ctx, c.peers[behind].ID); !errors.Is(err, errLags) {
+	// After some seconds neither entries nor heartbeats have been answered.
+	if err := leader.Transfer(ctx, c.peers[behind].ID); !errors.Is(err, errLags) && !errors.Is(err, errAway) {
 		t.Errorf("the transfer to a node that hangs: %v, want that it is behind", err)
 	}
-	ended := make(chan error)
-	go func() { ended <- leader.Transfer(ctx, c.peers[behind].ID) }()
 	disk.thaw()
-	if err := <-ended; err != nil {
-		t.Errorf("the transfer to a node that catches up: %v", err)
+	c.handOver(behind)
+}
+
+// missed has a leader miss its peers, as if they had been away, until they answer again.
+func (n *Node) missed(ids ...raft.ServerID) {
+	for _, id := range ids {
+		for _, heartbeat := range []bool{true, false} {
+			n.raftTrans.absent.note(id, n.raft.CurrentTerm(), heartbeat, io.EOF)
+		}
 	}
 }
 
-// The leader hears so of one that was away only when it asks again.
+// The leader hears of one that was away that it answers again only when it asks.
 func TestLeadershipIsHandedToWhoHasJustComeBack(t *testing.T) {
-	for _, named := range []bool{true, false} {
-		c := startCluster(t, 3, nil)
-		leader := c.nodes[c.leader()]
-		to := ""
-		for i, p := range c.peers {
-			if i == c.leader() {
-				continue
+	c := startCluster(t, 3, nil)
+	for _, tt := range []struct {
+		name  string
+		named bool // and not the best one
+		tried bool // the other one has been, in vain
+	}{
+		{"named", true, false},
+		{"the best one", false, false},
+		{"the only one that may be tried", false, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			at := c.leader()
+			leader, heir, other := c.nodes[at], raft.ServerID(c.peers[(at+1)%3].ID), raft.ServerID(c.peers[(at+2)%3].ID)
+			to := ""
+			if tt.named {
+				to = string(heir)
 			}
-			for _, heartbeat := range []bool{true, false} {
-				leader.raftTrans.absent.note(raft.ServerID(p.ID), leader.raft.CurrentTerm(), heartbeat, io.EOF)
+			leader.missed(heir)
+			if tt.tried {
+				leader.handovers.begin(other, leader.raft.CurrentTerm())
+			} else {
+				leader.missed(other)
 			}
-			if named {
-				to = p.ID
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			eventually(t, "it to be handed on", func() bool {
+				err := leader.Transfer(ctx, to)
+				if errors.Is(err, errAway) || errors.Is(err, errLags) {
+					t.Fatal(err)
+				}
+				return err == nil
+			})
+			if now := c.peers[c.leader()].ID; tt.tried && now != string(heir) {
+				t.Errorf("%s leads", now)
 			}
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
-		if err := leader.Transfer(ctx, to); err != nil {
-			t.Errorf("to %q, which answers again: %v", to, err)
-		}
+		})
 	}
+}
+
+func TestWhoDoesNotLeadHandsNothingOn(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	eventually(t, "it to say that another leads", func() bool {
+		return errors.Is(changed(c.nodes[c.follower()].handOver(t.Context(), "")), errMoved)
+	})
 }

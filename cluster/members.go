@@ -295,8 +295,8 @@ func (n *Node) change(ctx context.Context, f raft.Future) error {
 
 // changed judges what raft, or the wait for it, said of a change.
 func changed(err error) error {
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, errMoved) {
+		return err
 	}
 	for _, passing := range []error{
 		raft.ErrNotLeader, raft.ErrLeadershipLost, raft.ErrEnqueueTimeout, raft.ErrLeadershipTransferInProgress, raft.ErrRaftShutdown,
@@ -366,10 +366,10 @@ func (n *Node) nodeStatus(ctx context.Context, srv raft.Server) NodeStatus {
 		var err error
 		if p, err = n.pingPeer(ctx, s.ID, ping{From: n.cfg.NodeID}); err != nil {
 			last := n.contacts.get(s.ID)
-			s.HTTPAddr, s.LastContact = last.httpAddr, last.at
+			s.HTTPAddr, s.LastContact = last.httpAddr, last.at.UTC()
 			return s
 		}
-		s.LastContact = n.contacts.get(s.ID).at
+		s.LastContact = n.contacts.get(s.ID).at.UTC()
 	}
 	s.HTTPAddr, s.AppliedIndex, s.SettingsDigest, s.Healthy = p.HTTPAddr, p.Applied, p.Settings, p.Ready
 	return s

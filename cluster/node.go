@@ -364,8 +364,8 @@ func (n *Node) latest() (int64, bool) {
 }
 
 // Drain makes the node not ready, ends the waits for keys in flight, and hands
-// leadership on, if it leads. The node goes on answering: what it no longer
-// leads, it forwards.
+// leadership on, if it leads, to one that answers and has caught up: it waits some seconds
+// for that. The node goes on answering: what it no longer leads, it forwards.
 func (n *Node) Drain(ctx context.Context) error {
 	n.ready.drain()
 	n.drainOnce.Do(func() { close(n.drained) })

@@ -98,7 +98,7 @@ func (t transport) AppendEntries(id raft.ServerID, addr raft.ServerAddress, req 
 }
 
 // InstallSnapshot sends a snapshot. One for a peer that is away is closed, so that no old
-// files of the store are kept meanwhile, and fails once that answers again.
+// files of the store are kept meanwhile, and fails once the peer answers again.
 func (t transport) InstallSnapshot(id raft.ServerID, addr raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	if t.absent.misses(id, req.Term) {
 		var err error

@@ -153,7 +153,7 @@ func (n *Node) pingPeer(ctx context.Context, id string, p ping) (pong, error) {
 	if err := json.Unmarshal(f.payload, &answer); err != nil {
 		return pong{}, err
 	}
-	n.contacts.set(id, contact{answer.HTTPAddr, answer.Applied, time.Now().UTC()})
+	n.contacts.set(id, contact{answer.HTTPAddr, answer.Applied, time.Now()})
 	return answer, nil
 }
 
