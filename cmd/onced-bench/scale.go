@@ -20,18 +20,20 @@ type scaleCommand struct {
 	Connections     int           `default:"64" help:"Connections that are measured with."`
 	FillConnections int           `default:"256" help:"Connections that fill it."`
 	Duration        time.Duration `default:"20s" help:"Measured time of each kind of work, of all its turns together but for expiry."`
-	Warmup          time.Duration `default:"2s" help:"Time before it, with load and without measurement."`
+	Warmup          time.Duration `default:"2s" help:"Time before it, with load and without measurement; not of expiry."`
 	Timeout         time.Duration `default:"30s" help:"After which an operation's connection is given up."`
 	AnswerBytes     int           `default:"300" help:"Size of a stored response."`
 	ExpiryRate      int64         `default:"2000" help:"Keys a second that are claimed and completed, open loop, where expiry is measured: as many end."`
-	ExpiryTurns     int           `default:"5" help:"How often that is measured, each time with keys that end and with keys that do not."`
+	ExpiryTurns     int           `default:"21" help:"How often that is measured, each time with keys that end and with keys that do not, for a quarter of the duration and after 4 s without measurement."`
 	Plot            string        `default:"scale.png" help:"PNG of it all; empty for none." placeholder:"FILE"`
 	JSON            bool          `name:"json" help:"Print one JSON object a level instead of the table."`
 }
 
 const (
 	maxLevel       = 100_000_000
+	expiryShare    = 4               // of the duration, a turn of expiry is measured for one in so many
 	shortestEnding = 2 * time.Second // ttl of keys that end while they are measured
+	untilAsManyEnd = 2 * shortestEnding
 	settledFor     = 3 * time.Second // without a compaction
 	settledWithin  = 10 * time.Minute
 	sweptWithin    = 2 * time.Minute
@@ -234,34 +236,46 @@ func (r *scaleRun) disk(ctx context.Context, l *scaleLevel) error {
 	return nil
 }
 
-// expiry measures claims and their completions at a fixed rate, by turns of keys that
-// end in a day, and of keys that end as fast as they come. A stall of the disk is in
-// one window and not in the next, so the median of each is taken.
+// expiry measures claims and their completions at a fixed rate, in turns of keys that
+// end in a day and of keys that end as fast as they come, each now first, now second. A
+// stall of the disk decides the p99 of a turn, so there are many short ones; what they
+// come to together, and the median of the ratios of two that follow one another.
 func (r *scaleRun) expiry(ctx context.Context, l *scaleLevel) error {
-	warmup := r.Warmup + 2*shortestEnding // from then on, as many end as come
-	lasting := func(ttl time.Duration) (p99, perSecond float64) {
-		ending := func(k *keeper) operation { return k.ending(func() time.Duration { return ttl }) }
-		t := r.driver.run(ctx, warmup, r.Duration, flow{connections: r.Connections, rate: r.ExpiryRate, operation: ending})[0]
-		l.noteFailures(t)
-		return t.milliseconds(99), float64(t.operations) / r.Duration.Seconds()
-	}
-	var without, with, rates []float64
+	var without, with turns
 	var before float64
-	for range r.ExpiryTurns {
-		p99, _ := lasting(24 * time.Hour)
-		without = append(without, p99)
-		var err error
-		if before, err = r.records(ctx); err != nil {
-			return err
+	for left := r.ExpiryTurns; left > 0; left-- {
+		for _, ends := range []bool{left%2 == 0, left%2 != 0} {
+			if !ends {
+				without.add(r.lasting(ctx, 24*time.Hour, l))
+				continue
+			}
+			var err error
+			if before, err = r.records(ctx); err != nil {
+				return err
+			}
+			with.add(r.lasting(ctx, shortestEnding, l))
 		}
-		p99, rate := lasting(shortestEnding)
-		with, rates = append(with, p99), append(rates, rate)
 	}
-	l.P99WithoutExpiry, l.P99WithExpiry, l.EndingPerSecond = spreadOf(without).Median, spreadOf(with).Median, spreadOf(rates).Median
+	l.P99WithoutExpiry, l.P99WithExpiry = without.p99(), with.p99()
+	l.EndingPerSecond = float64(with.operations) / (float64(r.ExpiryTurns) * r.expiryTurn().Seconds())
+	if ratios := with.to(without); len(ratios) > 0 {
+		ratio := spreadOf(ratios)
+		l.P99RatioByExpiry = &ratio
+	}
 	var err error
 	l.SweptAfterSeconds, err = r.swept(ctx, before, time.Now().Add(shortestEnding))
 	return err
 }
+
+// lasting measures keys that end after ttl.
+func (r *scaleRun) lasting(ctx context.Context, ttl time.Duration, l *scaleLevel) *tally {
+	ending := func(k *keeper) operation { return k.ending(func() time.Duration { return ttl }) }
+	t := r.driver.run(ctx, untilAsManyEnd, r.expiryTurn(), flow{connections: r.Connections, rate: r.ExpiryRate, operation: ending})[0]
+	l.noteFailures(t)
+	return t
+}
+
+func (r *scaleRun) expiryTurn() time.Duration { return r.Duration / expiryShare }
 
 // swept returns how long after due there were no more records than wanted.
 func (r *scaleRun) swept(ctx context.Context, want float64, due time.Time) (float64, error) {

@@ -41,6 +41,7 @@ type scaleLevel struct {
 
 	P99WithoutExpiry  float64 `json:"p99_ms_without_expiry"` // of a claim and its completion
 	P99WithExpiry     float64 `json:"p99_ms_with_expiry"`
+	P99RatioByExpiry  *spread `json:"p99_ratio_by_expiry"` // with to without, turn by turn; null: not measured
 	EndingPerSecond   float64 `json:"ending_per_second"`
 	SweptAfterSeconds float64 `json:"last_swept_after_seconds"`
 
@@ -102,11 +103,20 @@ func scaleRows() []scaleRow {
 		return func(l *scaleLevel) *float64 { v := get(l); return &v }
 	}
 	moved := func(l *scaleLevel) *float64 {
-		if l.P99WithoutExpiry == 0 {
+		if l.P99WithoutExpiry == 0 || l.P99WithExpiry == 0 {
 			return nil
 		}
 		v := l.P99WithExpiry / l.P99WithoutExpiry
 		return &v
+	}
+	byTurn := func(get func(*spread) float64) func(*scaleLevel) *float64 {
+		return func(l *scaleLevel) *float64 {
+			if l.P99RatioByExpiry == nil {
+				return nil
+			}
+			v := get(l.P99RatioByExpiry)
+			return &v
+		}
 	}
 	return slices.Concat([]scaleRow{
 		{"filling, keys/s", of(func(l *scaleLevel) float64 { return l.FillPerSecond }), 0, "", nil},
@@ -129,7 +139,10 @@ func scaleRows() []scaleRow {
 			{"  after kill -9, s", of(func(l *scaleLevel) float64 { return l.KilledSeconds }), 2, "at most 5", atMost(5)},
 			{"claimed and completed, p99 ms, nothing ends", of(func(l *scaleLevel) float64 { return l.P99WithoutExpiry }), 2, "", nil},
 			{"  p99 ms, as many end as come", of(func(l *scaleLevel) float64 { return l.P99WithExpiry }), 2, "", nil},
-			{"  times the p99 before", moved, 2, "at most 1.2", atMost(flatWithin)},
+			{"  times that without", moved, 2, "at most 1.2", atMost(flatWithin)},
+			{"  turn by turn, median", byTurn(func(s *spread) float64 { return s.Median }), 2, "at most 1.2", atMost(flatWithin)},
+			{"    least", byTurn(func(s *spread) float64 { return s.Min }), 2, "", nil},
+			{"    greatest", byTurn(func(s *spread) float64 { return s.Max }), 2, "", nil},
 			{"  as many a second", of(func(l *scaleLevel) float64 { return l.EndingPerSecond }), 0, "", nil},
 			{"  last gone after, s", of(func(l *scaleLevel) float64 { return l.SweptAfterSeconds }), 2, "at most 2", atMost(2)},
 		})

@@ -316,7 +316,8 @@ func TestScaleMeasuresARealCluster(t *testing.T) {
 		keys = append(keys, l.Keys)
 		for name, v := range map[string]float64{"new": l.New.PerSecond, "replays": l.Replays.PerSecond, "replays of the newest": l.Newest.PerSecond,
 			"new, p99 to that of a small cluster": l.New.P99ToSmall, "replays, rate to that of a small cluster": l.Replays.RateToSmall, "memory": l.ResidentMiB, "disk": l.StateBytesPerKey,
-			"log": l.LogMiB, "restart": l.RestartSeconds, "after a kill": l.KilledSeconds, "catching up": l.CatchUpSeconds} {
+			"log": l.LogMiB, "restart": l.RestartSeconds, "after a kill": l.KilledSeconds, "catching up": l.CatchUpSeconds,
+			"p99 without expiry": l.P99WithoutExpiry, "p99 with expiry": l.P99WithExpiry, "keys that end": l.EndingPerSecond} {
 			if v <= 0 {
 				t.Errorf("%d keys: %s is %v", l.Keys, name, v)
 			}

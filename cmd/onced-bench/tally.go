@@ -91,6 +91,36 @@ func (t *tally) milliseconds(percent float64) float64 {
 	return float64(t.latency.ValueAtQuantile(percent)) / 1000
 }
 
+// turns add up the tallies of equal windows, and keep the p99 of each.
+type turns struct {
+	latency    *hdrhistogram.Histogram // nil: there was none
+	operations int64
+	p99s       []float64 // ms
+}
+
+func (ts *turns) add(t *tally) {
+	if ts.latency == nil {
+		ts.latency = hdrhistogram.New(1, longestLatency.Microseconds(), 3)
+	}
+	ts.latency.Merge(t.latency)
+	ts.operations += t.operations
+	ts.p99s = append(ts.p99s, t.milliseconds(99))
+}
+
+// p99 is that of all of them together, in ms.
+func (ts *turns) p99() float64 { return float64(ts.latency.ValueAtQuantile(99)) / 1000 }
+
+// to relates the p99 of each turn to that of the same turn of others, unless nothing was
+// done in one of them.
+func (ts *turns) to(others turns) (ratios []float64) {
+	for i, other := range others.p99s {
+		if other > 0 && ts.p99s[i] > 0 {
+			ratios = append(ratios, ts.p99s[i]/other)
+		}
+	}
+	return ratios
+}
+
 // schedule says when the operations of an open loop are due.
 type schedule struct {
 	from, to time.Time

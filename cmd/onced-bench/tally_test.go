@@ -34,6 +34,30 @@ func TestTallyCountsItsWindow(t *testing.T) {
 	}
 }
 
+func TestTurnsAreComparedTogetherAndOneByOne(t *testing.T) {
+	of := func(milliseconds ...int) (ts turns) {
+		for _, ms := range milliseconds {
+			tally := newTally(noon, noon.Add(time.Second))
+			for range min(ms, 1) * 100 { // of one in which nothing took any time, nothing is known
+				tally.add(noon, noon.Add(time.Duration(ms)*time.Millisecond), done, nil)
+			}
+			ts.add(tally)
+		}
+		return ts
+	}
+	with, without := of(20, 0, 30, 5), of(10, 10, 0, 10)
+	ratios := with.to(without)
+	if len(ratios) != 2 || math.Abs(ratios[0]-2) > 0.01 || math.Abs(ratios[1]-0.5) > 0.01 {
+		t.Errorf("turn by turn %v; want about 2 and 0.5", ratios)
+	}
+	if p99 := with.p99(); math.Abs(p99-30) > 0.1 {
+		t.Errorf("p99 of all %v ms; want about 30", p99)
+	}
+	if with.operations != 300 {
+		t.Errorf("%d operations; want 300", with.operations)
+	}
+}
+
 func TestTallyCountsFailuresByKind(t *testing.T) {
 	tally := newTally(noon, noon.Add(time.Second))
 	busy, bad := errors.New("busy"), errors.New("bad")
