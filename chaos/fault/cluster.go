@@ -90,9 +90,15 @@ func New(ctx context.Context, o Options) (c *Cluster, err error) {
 	}
 	transport := &http.Transport{DialContext: c.DialContext, MaxIdleConnsPerHost: 8, IdleConnTimeout: 5 * time.Second}
 	c.client, c.idle = &http.Client{Transport: transport}, transport.CloseIdleConnections
+	var addrs []string
+	if o.Loopback {
+		if addrs, err = freeAddrs(addrsPerNode * o.Nodes); err != nil {
+			return nil, err
+		}
+	}
 	var peers []string
 	for i := range o.Nodes {
-		m, err := c.lay(ctx, i)
+		m, err := c.lay(ctx, i, addrs)
 		if err != nil {
 			return nil, fmt.Errorf("lay out node %d: %w", i+1, err)
 		}
@@ -105,17 +111,17 @@ func New(ctx context.Context, o Options) (c *Cluster, err error) {
 	return c, nil
 }
 
-// lay lays out node i.
-func (c *Cluster) lay(ctx context.Context, i int) (*Member, error) {
+// addrsPerNode are those of its API, of raft and of its gateway.
+const addrsPerNode = 3
+
+// lay lays out node i, on loopback at its share of addrs.
+func (c *Cluster) lay(ctx context.Context, i int, addrs []string) (*Member, error) {
 	id := fmt.Sprintf("n%d", i+1)
 	cfg := node.Config{ID: id, Binary: c.options.Binary, Log: filepath.Join(c.options.Dir, id+".log"), Client: c.client}
 	m := &Member{}
 	if c.net == nil {
-		addrs, err := freeAddrs(3)
-		if err != nil {
-			return nil, err
-		}
-		cfg.HTTPAddr, cfg.RaftAddr, cfg.GatewayAddr = addrs[0], addrs[1], addrs[2]
+		own := addrs[i*addrsPerNode:]
+		cfg.HTTPAddr, cfg.RaftAddr, cfg.GatewayAddr = own[0], own[1], own[2]
 		cfg.DataDir = filepath.Join(c.options.Dir, id, "data")
 		m.Node = node.New(cfg)
 		return m, os.MkdirAll(filepath.Dir(cfg.DataDir), 0o700)
@@ -132,7 +138,7 @@ func (c *Cluster) lay(ctx context.Context, i int) (*Member, error) {
 	return m, nil
 }
 
-// freeAddrs are addresses on loopback that nobody listens on.
+// freeAddrs are different addresses on loopback that nobody listens on.
 func freeAddrs(n int) (addrs []string, err error) {
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
