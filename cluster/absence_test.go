@@ -113,6 +113,17 @@ func (b *bare) disconnect(all []*bare) {
 	}
 }
 
+// comeBack has b be reached again, and fails the test unless what then comes does so at once.
+func (b *bare) comeBack(t *testing.T, all []*bare, what string, came func() bool) {
+	t.Helper()
+	b.connect(all)
+	back := time.Now()
+	eventually(t, what, came)
+	if took := time.Since(back); took > time.Second {
+		t.Errorf("%s took %v after heartbeats can", what, took)
+	}
+}
+
 func (b *bare) id() raft.ServerID { return raft.ServerID(b.at[:1]) }
 
 func (b *bare) apply(t *testing.T, data string) {
@@ -135,12 +146,7 @@ func TestEntriesReachWhoComesBackAsSoonAsHeartbeats(t *testing.T) {
 		if leader.trans.absent.of(away.id(), term) == nil {
 			t.Error("the leader does not miss it")
 		}
-		away.connect(all)
-		back := time.Now()
-		eventually(t, "the entries to come", func() bool { return away.last() == leader.last() })
-		if took := time.Since(back); took > time.Second {
-			t.Errorf("they come %v after heartbeats can", took)
-		}
+		away.comeBack(t, all, "the entries to come", func() bool { return away.last() == leader.last() })
 		if leader.CurrentTerm() != term {
 			t.Error("there was an election, which sends all anew")
 		}
@@ -161,15 +167,10 @@ func TestASnapshotReachesWhoComesBackAsSoonAsHeartbeats(t *testing.T) {
 		if opened == 0 || opened > 8 || open != 0 {
 			t.Errorf("for who is away %d snapshots were opened, and %d are open", opened, open)
 		}
-		away.connect(all)
-		back := time.Now()
-		eventually(t, "the state to come", func() bool {
+		away.comeBack(t, all, "the state to come", func() bool {
 			index, _ := away.state.reached()
 			return index == leader.AppliedIndex()
 		})
-		if took := time.Since(back); took > time.Second {
-			t.Errorf("it comes %v after heartbeats can", took)
-		}
 		if away.state.restored == 0 {
 			t.Error("it came by entries")
 		}

@@ -74,20 +74,29 @@ func TestWhoComesBackIsTriedAgainOnlyLongAfter(t *testing.T) {
 	})
 }
 
-// What the heir is sent is not answered, for its disk hangs. A second transfer
-// to it would wait in raft, and for ever once the leader has stepped down.
-func TestALeaderThatCouldNotHandLeadershipOnTakesEntriesWhenItLeadsAgain(t *testing.T) {
+// startWithHungFollower starts three, of which one hangs behind an entry that the others have
+// committed: its place, and its disk.
+func startWithHungFollower(t *testing.T) (c *trio, hung int, disk *hangingDisk) {
+	t.Helper()
 	disks := hangingDisks(3)
-	c := startCluster(t, 3, func(cfg *Config) {
+	c = startCluster(t, 3, func(cfg *Config) {
 		cfg.logOptions = logstore.Options{FS: disks[cfg.NodeID], HangLimit: time.Hour}
 	})
 	at := c.leader()
-	leader, heir, other := c.nodes[at], (at+1)%3, (at+2)%3
-	disk := disks[c.peers[heir].ID]
+	hung = (at + 1) % 3
+	disk = disks[c.peers[hung].ID]
 	disk.freeze(t)
 	c.begin(at, claimOf("k1", "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED)
 	disk.awaitHeld(t)
+	return c, hung, disk
+}
 
+// What the heir is sent is not answered, for its disk hangs. A second transfer
+// to it would wait in raft, and for ever once the leader has stepped down.
+func TestALeaderThatCouldNotHandLeadershipOnTakesEntriesWhenItLeadsAgain(t *testing.T) {
+	c, heir, disk := startWithHungFollower(t)
+	at := c.leader()
+	leader, other := c.nodes[at], 3-at-heir
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	// Transfer would wait until it has caught up.
@@ -122,16 +131,8 @@ func TestLeadershipIsNotHandedToWhoIsAway(t *testing.T) {
 
 // Raft would wait for it, and take no entry meanwhile.
 func TestLeadershipIsNotHandedToWhoIsBehind(t *testing.T) {
-	disks := hangingDisks(3)
-	c := startCluster(t, 3, func(cfg *Config) {
-		cfg.logOptions = logstore.Options{FS: disks[cfg.NodeID], HangLimit: time.Hour}
-	})
-	at := c.leader()
-	leader, behind := c.nodes[at], (at+1)%3
-	disk := disks[c.peers[behind].ID]
-	disk.freeze(t)
-	c.begin(at, claimOf("k1", "", time.Minute, fsm.OnLapse_RETRY), 0, fsm.Code_GRANTED)
-	disk.awaitHeld(t)
+	c, behind, disk := startWithHungFollower(t)
+	leader := c.nodes[c.leader()]
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	// After some seconds neither entries nor heartbeats have been answered.
@@ -189,6 +190,22 @@ func TestLeadershipIsHandedToWhoHasJustComeBack(t *testing.T) {
 				t.Errorf("%s leads", now)
 			}
 		})
+	}
+}
+
+func TestWhoWasTriedInVainIsRefusedAtOnce(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	leader := c.nodes[c.leader()]
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	heirs := leader.heirs()
+	for _, heir := range heirs {
+		leader.handovers.begin(heir.ID, leader.raft.CurrentTerm())
+	}
+	for _, to := range []string{"", string(heirs[0].ID)} {
+		if err := leader.Transfer(ctx, to); !errors.Is(err, errTried) {
+			t.Errorf("to %q: %v, want that it was tried", to, err)
+		}
 	}
 }
 

@@ -293,7 +293,7 @@ func (n *Node) change(ctx context.Context, f raft.Future) error {
 	return changed(awaitContext(ctx, f, n.stopped))
 }
 
-// changed judges what raft, or the wait for it, said of a change.
+// changed judges what raft, or the wait for it, said of a change; errMoved stays what it is.
 func changed(err error) error {
 	if err == nil || errors.Is(err, errMoved) {
 		return err

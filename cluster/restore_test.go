@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -58,9 +59,13 @@ func (c *trio) join(id string) *Node {
 	c.t.Cleanup(func() { n.Close() })
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
-	if err := c.nodes[0].AddNode(ctx, id, cfg.RaftAddr, true); err != nil {
-		c.t.Fatal(err)
-	}
+	eventually(c.t, id+" to be added", func() bool { // an election in between says nothing
+		err := c.nodes[0].AddNode(ctx, id, cfg.RaftAddr, true)
+		if err != nil && !errors.Is(err, ErrUnavailable) {
+			c.t.Fatal(err)
+		}
+		return err == nil
+	})
 	eventually(c.t, id+" to be ready", func() bool { return n.Ready() == nil })
 	return n
 }

@@ -252,7 +252,7 @@ func TestAnIdleConnectionThatWasClosedIsNoFailure(t *testing.T) {
 
 func TestWithSeveralUpstreamsOneThatIsDownIsPassedOver(t *testing.T) {
 	g := startRig(t, 1, nil)
-	down := &upstream{url: &url.URL{Scheme: "http", Host: freeAddr(t)}}
+	down := &upstream{url: &url.URL{Scheme: "http", Host: freeAddrs(t, 1)[0]}}
 	g.gateways[0].upstreams.all = append([]*upstream{down}, g.gateways[0].upstreams.all...)
 	for i := range 10 {
 		g.send(0, post("/x", fmt.Sprintf("k%d", i), "x")).wants(200).first()

@@ -66,8 +66,8 @@ func startRig(t testing.TB, n int, tune func(*Config)) *rig {
 func (g *rig) startNodes(n int, log *slog.Logger) {
 	g.t.Helper()
 	var peers []cluster.Peer
-	for i := range n {
-		peers = append(peers, cluster.Peer{ID: fmt.Sprintf("n%d", i+1), Addr: freeAddr(g.t)})
+	for i, addr := range freeAddrs(g.t, n) {
+		peers = append(peers, cluster.Peer{ID: fmt.Sprintf("n%d", i+1), Addr: addr})
 	}
 	for _, p := range peers {
 		cfg := cluster.Config{NodeID: p.ID, RaftAddr: p.Addr, DataDir: g.t.TempDir(), HTTPAddr: "127.0.0.1:1", Log: log, RequestTimeout: patience}
@@ -97,14 +97,18 @@ func (w testWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func freeAddr(t testing.TB) string {
+// freeAddrs are different addresses on loopback that nobody listens on.
+func freeAddrs(t testing.TB, n int) (addrs []string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // each stays taken until all are found
+		addrs = append(addrs, l.Addr().String())
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addrs
 }
 
 func eventually(t testing.TB, what string, ok func() bool) {

@@ -54,14 +54,18 @@ type single struct {
 	*Node
 }
 
-func freeAddr(t *testing.T) string {
+// freeAddrs are different addresses on loopback that nobody listens on.
+func freeAddrs(t *testing.T, n int) (addrs []string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // each stays taken until all are found
+		addrs = append(addrs, l.Addr().String())
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addrs
 }
 
 func startSingle(t *testing.T) *single {
@@ -72,10 +76,10 @@ func startSingle(t *testing.T) *single {
 	}
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
-	dir := t.TempDir()
+	dir, addrs := t.TempDir(), freeAddrs(t, 2)
 	s := &single{t, New(Config{
 		ID: "n1", Binary: bin, DataDir: filepath.Join(dir, "data"), Log: filepath.Join(dir, "log"),
-		HTTPAddr: freeAddr(t), RaftAddr: freeAddr(t), Client: &http.Client{Timeout: patience, Transport: transport},
+		HTTPAddr: addrs[0], RaftAddr: addrs[1], Client: &http.Client{Timeout: patience, Transport: transport},
 	})}
 	t.Cleanup(func() {
 		if err := s.Kill(context.WithoutCancel(t.Context())); err != nil {
