@@ -26,7 +26,8 @@ func openWAL(dir string, o Options) (Backend, error) {
 	if o.FS == nil {
 		o.FS = diskFS()
 	}
-	files, err := newZeroed(privateFS{o.FS}, dir, o.SegmentBytes, o.Log)
+	removal := newRemoval(privateFS{o.FS}, o.Log)
+	files, err := newZeroed(removal, dir, o.SegmentBytes, o.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -36,20 +37,27 @@ func openWAL(dir string, o Options) (Backend, error) {
 		wal.WithSegmentSize(o.SegmentBytes),
 		wal.WithLogger(o.Log))
 	if err != nil {
+		removal.close()
 		return nil, errors.Join(err, files.close())
 	}
-	return walLog{w, files}, nil
+	return walLog{w, files, removal}, nil
 }
 
 // walLog is raft-wal's log, less what was deleted from its beginning: the
 // library goes on returning that as long as it is in the file in use.
 type walLog struct {
 	*wal.WAL
-	files *zeroed
+	files   *zeroed
+	removal *removal
 }
 
-// Close closes the log and ends what is made ready for it.
-func (w walLog) Close() error { return errors.Join(w.WAL.Close(), w.files.close()) }
+// Close closes the log, ends what is made ready for it and waits until what it no
+// longer needs is removed.
+func (w walLog) Close() error {
+	err := errors.Join(w.WAL.Close(), w.files.close())
+	w.removal.close()
+	return err
+}
 
 func (w walLog) GetLog(index uint64, log *raft.Log) error {
 	first, err := w.FirstIndex()
