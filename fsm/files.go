@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"runtime"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -40,14 +39,17 @@ func (fs privateFS) MkdirAll(dir string, _ os.FileMode) error { return fs.FS.Mkd
 func (fs privateFS) Unwrap() vfs.FS { return fs.FS }
 
 // politeFS makes files that are written as politeFile does.
-type politeFS struct{ vfs.FS }
+type politeFS struct {
+	vfs.FS
+	pacing *pacing
+}
 
 func (fs politeFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	f, err := fs.FS.Create(name, c)
 	if err != nil {
 		return nil, err
 	}
-	return &politeFile{File: f}, nil
+	return &politeFile{File: f, giveWay: fs.pacing.of(c)}, nil
 }
 
 func (fs politeFS) Unwrap() vfs.FS { return fs.FS }
@@ -62,11 +64,12 @@ func (fs politeFS) Unwrap() vfs.FS { return fs.FS }
 // bufio.Writer), and a write that begins or ends within a block has the kernel
 // clear the rest of it. In pieces a MiB costs a quarter of the time.
 //
-// And it gives way to other goroutines. Flushes and compactions compute for
-// seconds on end: on a node with one processor each step of a commit would wait
-// until they are preempted, 10 ms later.
+// And it gives way to others. Flushes and compactions compute for seconds on end: on
+// a node with one processor each step of a commit would wait until they are
+// preempted, 10 ms later.
 type politeFile struct {
 	vfs.File
+	giveWay  func() // called after each politeBytes
 	gathered []byte // what is yet to be written
 	written  int64  // bytes that are
 	since    int    // bytes that came since it last gave way
@@ -94,7 +97,7 @@ func (f *politeFile) Write(p []byte) (n int, err error) {
 	}
 	if f.since += n; f.since >= politeBytes {
 		f.since = 0
-		runtime.Gosched()
+		f.giveWay()
 	}
 	return n, nil
 }

@@ -11,12 +11,14 @@ import (
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // build writes the row file of a generation, beside what goes on. Its keys can go
 // meanwhile, but none come.
 type build struct {
 	g        *generation
+	category vfs.DiskWriteCategory
 	snapshot *pebble.Snapshot
 	stop     atomic.Bool
 	done     chan struct{} // closed when it is over, and file and err are set
@@ -83,19 +85,23 @@ func (p *Pebble) tend(files bool) error {
 		if !files {
 			return nil
 		}
-		g := p.ages.withoutFile()
+		g, others := p.ages.withoutFile()
 		if g == nil {
 			return nil
 		}
-		p.building = p.startBuild(g)
+		p.building = p.startBuild(g, others == 0)
 		if p.buildAtOnce {
 			<-p.building.done
 		}
 	}
 }
 
-func (p *Pebble) startBuild(g *generation) *build {
-	b := &build{g: g, snapshot: p.db.NewSnapshot(), done: make(chan struct{})}
+// startBuild has the file of g written, paced unless others wait for it to be.
+func (p *Pebble) startBuild(g *generation, paced bool) *build {
+	b := &build{g: g, category: rowsCategory, snapshot: p.db.NewSnapshot(), done: make(chan struct{})}
+	if !paced {
+		b.category = vfs.WriteCategoryUnspecified
+	}
 	g.build = b
 	go func() {
 		defer close(b.done)
@@ -114,13 +120,18 @@ func (b *build) over() bool {
 }
 
 // withoutFile returns the oldest generation that is to have a file and has none.
-func (s *generations) withoutFile() *generation {
+// others is how many more there are.
+func (s *generations) withoutFile() (oldest *generation, others int) {
 	for _, g := range s.all[:len(s.all)-1] {
-		if g.keys > 0 && g.file.Load() == nil && !g.noFile {
-			return g
+		switch {
+		case g.keys == 0 || g.file.Load() != nil || g.noFile:
+		case oldest == nil:
+			oldest = g
+		default:
+			others++
 		}
 	}
-	return nil
+	return oldest, others
 }
 
 // writeRows writes what b's snapshot has of its generation, and opens the file.
@@ -143,7 +154,7 @@ func (p *Pebble) writeRows(b *build) error {
 }
 
 func (p *Pebble) writeFile(b *build) error {
-	w, err := createRows(p.fs, p.rowsPath(b.g.number), p.rowsBytes)
+	w, err := createRows(p.fs, p.rowsPath(b.g.number), b.category, p.rowsBytes)
 	if err != nil {
 		return err
 	}

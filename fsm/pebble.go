@@ -33,6 +33,11 @@ type PebbleOptions struct {
 	// ReadOnly opens an existing store for reading alone. A Scan or Walk then checks, too, that
 	// each key can be found by Get, and one of all how many there are.
 	ReadOnly bool
+	// Pace is called whenever a flush, a compaction or the making of a row file begins a
+	// file. What it returns is called after each half a millisecond, or so, of that work
+	// and may wait for a few milliseconds, so that all else gets on. It is not called where
+	// writes would soon have to wait for that work. nil: it never waits.
+	Pace func() (pause func())
 	// Log takes errors of the store's background work. Default: discarded.
 	Log *slog.Logger
 	// OnFatal is told, at most once, that the store can no longer go on: a
@@ -60,6 +65,7 @@ type Pebble struct {
 	dir      string
 	readOnly bool
 	halted   *atomic.Bool
+	pacing   pacing
 	// files is held by who needs the files of generations to stay the same ones, and by
 	// the writer while it may change them.
 	files    sync.Mutex
@@ -81,9 +87,11 @@ func OpenPebble(dir string, o PebbleOptions) (*Pebble, error) {
 		o.FS = privateFS{vfs.Default}
 	}
 	p := &Pebble{
-		fs: politeFS{o.FS}, dir: dir, readOnly: o.ReadOnly, halted: &events.halted,
+		dir: dir, readOnly: o.ReadOnly, halted: &events.halted, pacing: pacing{begin: o.Pace},
 		buildAtOnce: o.buildAtOnce, rowsBytes: o.rowsBytes,
 	}
+	o.FS = politeFS{o.FS, &p.pacing}
+	p.fs = o.FS
 	done := make(chan error, 1)
 	go func() { done <- p.open(dir, o, events) }()
 	select {
@@ -103,6 +111,7 @@ func (p *Pebble) open(dir string, o PebbleOptions, events *pebbleEvents) (err er
 	if p.db, err = pebble.Open(dir, o.pebble(events)); err != nil {
 		return firstOf(err)
 	}
+	p.pacing.db.Store(p.db)
 	p.ages.mostKeys, p.ages.mostBytes = cmp.Or(o.GenerationKeys, defaultGenerationKeys), cmp.Or(o.GenerationBytes, defaultGenerationBytes)
 	p.ages.hash = o.hash
 	p.ages.spare = cmp.Or(o.spareGenerations, spareGenerations)
@@ -134,7 +143,7 @@ func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
 		o.MemTableBytes = 32 << 20
 	}
 	p := &pebble.Options{
-		FS:           politeFS{o.FS},
+		FS:           o.FS,
 		ReadOnly:     o.ReadOnly,
 		DisableWAL:   true,
 		CacheSize:    o.CacheBytes,
@@ -153,6 +162,10 @@ func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
 		EventListener:               events.listener(),
 	}
 	p.Experimental.SpanPolicyFunc = splitTables
+	// No compactions of tables for their tombstones alone: they are for walks over what was
+	// deleted, and the sweep begins behind that (sweptTo). While as many keys end as come
+	// they took half a second to two seconds of a processor after each flush.
+	p.Experimental.TombstoneDenseCompactionThreshold = -1
 	for i := range p.Levels {
 		p.TargetFileSizes[i] = 16 << 20 // some for a generation
 		l := &p.Levels[i]
@@ -311,6 +324,7 @@ func (p *Pebble) Close() error {
 	if p.halted.Load() {
 		return errors.New("close store: it has failed")
 	}
+	p.pacing.closes.Store(true)
 	if err := errors.Join(p.endBuild(), p.ages.closeFiles(), p.db.Close()); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}

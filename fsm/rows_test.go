@@ -22,7 +22,7 @@ func row(key, value string) [2]string { return [2]string{key, value} }
 // makeRows writes a row file of number 7 and returns its content.
 func makeRows(t testing.TB, fs vfs.FS, path string, hash func([]byte) uint64, rows ...[2]string) []byte {
 	t.Helper()
-	w, err := createRows(fs, path, 0)
+	w, err := createRows(fs, path, rowsCategory, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +213,7 @@ func TestADeletedRowIsNotFound(t *testing.T) {
 
 func TestRowsThatAreTooLongAreRefused(t *testing.T) {
 	fs := vfs.NewMem()
-	w, err := createRows(fs, "rows", 100)
+	w, err := createRows(fs, "rows", rowsCategory, 100)
 	check(t, err)
 	for n := 0; err == nil && n < 10_000; n++ {
 		err = w.add(uint64(n), fmt.Append(nil, n), make([]byte, 20))
@@ -222,7 +222,7 @@ func TestRowsThatAreTooLongAreRefused(t *testing.T) {
 		t.Errorf("it says %v", err)
 	}
 	check(t, w.file.Close())
-	w, err = createRows(fs, "rows", 0)
+	w, err = createRows(fs, "rows", rowsCategory, 0)
 	check(t, err)
 	if err := w.add(1, []byte("k"), make([]byte, longestRow)); !errors.Is(err, errRowsTooLong) {
 		t.Errorf("of a row that is too long it says %v", err)

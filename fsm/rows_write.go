@@ -44,8 +44,8 @@ type directoryRow struct {
 
 // createRows begins a row file, whose blocks may be as long as most says, or, if that is 0,
 // as its offsets can.
-func createRows(fs vfs.FS, path string, most int64) (*rowWriter, error) {
-	file, err := fs.Create(path, vfs.WriteCategoryUnspecified)
+func createRows(fs vfs.FS, path string, c vfs.DiskWriteCategory, most int64) (*rowWriter, error) {
+	file, err := fs.Create(path, c)
 	if err != nil {
 		return nil, err
 	}

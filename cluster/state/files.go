@@ -17,7 +17,7 @@ type directories struct{ pebble fsm.PebbleOptions }
 // Files is a Disk of directories, each a store of Pebble's with these settings.
 func Files(o fsm.PebbleOptions) Disk { return directories{o} }
 
-func defaultDisk() Disk { return directories{} }
+func defaultDisk() Disk { return directories{fsm.PebbleOptions{Pace: pace}} }
 
 func (directories) MakeDir(path string) error { return durable.MakeDir(path) }
 
