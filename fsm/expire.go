@@ -98,19 +98,35 @@ func (t *transaction) sweepRecord(at int64, target []byte) error {
 // Due reports whether there is anything that EXPIRE would touch at now, and
 // since when, in milliseconds of cluster time, the first of it is due.
 func (m *Machine) Due(now int64) (since int64, due bool, err error) {
-	from, until := dueFrom(m.sweptTo.Load()), dueUntil(now)
+	from, until := m.lookFrom(), dueUntil(now)
 	if bytes.Compare(from, until) >= 0 {
 		return 0, false, nil
 	}
+	// Before the store is read: what comes later is due after it.
+	looked := appendDueKey(nil, min(now, m.meta.Load().Time), nil)
 	var failed error
 	err = m.store.Scan(from, until, func(key, _ []byte) bool {
 		if since, _, due = splitDueKey(key); !due {
 			failed = corrupt(key, "its key is too short")
+		}
+		if bytes.Compare(key, looked) < 0 {
+			looked = bytes.Clone(key)
 		}
 		return false
 	})
 	if err = cmp.Or(err, failed); err != nil {
 		return 0, false, fmt.Errorf("look for what is due: %w", err)
 	}
+	m.lookedTo.Store(&looked)
 	return since, due, nil
+}
+
+// lookFrom is where Due begins: neither among the remains of what was swept, nor of the
+// leases of all that was completed since.
+func (m *Machine) lookFrom() []byte {
+	from := dueFrom(m.sweptTo.Load())
+	if looked := m.lookedTo.Load(); looked != nil && bytes.Compare(*looked, from) > 0 {
+		return *looked
+	}
+	return from
 }

@@ -92,6 +92,29 @@ func TestSweepsBeginWhereTheLastEnded(t *testing.T) {
 	}
 }
 
+func TestLooksForWhatIsDueBeginWhereTheLastEnded(t *testing.T) {
+	r := newRig(t)
+	check := func(ms int64, wantDue bool, wantFrom []byte) {
+		t.Helper()
+		if _, due, err := r.Due(start + ms); due != wantDue || err != nil {
+			t.Errorf("Due at %d is %t, %v", ms, due, err)
+		}
+		if from := r.lookFrom(); !bytes.Equal(from, wantFrom) {
+			t.Errorf("after a look at %d the next begins at %q, want %q", ms, from, wantFrom)
+		}
+	}
+	r.do(claim("A", leased(100)))
+	r.at(50).do(complete(1, "done"))
+	check(5000, false, appendDueKey(nil, start+50, nil)) // a claim may come that ends before 5000
+	r.do(claim("A", key("k2"), leased(100)))
+	check(40, false, appendDueKey(nil, start+50, nil)) // by a clock that is behind
+	check(5000, true, appendDueKey(nil, start+50, nil))
+	r.at(200).do(claim("A", key("k3"), leased(100)))
+	check(5000, true, dueAt(start+150, "k2"))
+	r.do(expire(9))
+	check(5000, true, appendDueKey(nil, start+200, nil))
+}
+
 func TestWhatIsDueBeforeWhereTheLastSweepEndedIsSwept(t *testing.T) {
 	r := newRig(t)
 	r.do(claim("A", key("k2")))

@@ -69,11 +69,11 @@ func (fs politeFS) Unwrap() vfs.FS { return fs.FS }
 // preempted, 10 ms later.
 type politeFile struct {
 	vfs.File
-	giveWay  func() // called after each politeBytes
-	gathered []byte // what is yet to be written
-	written  int64  // bytes that are
-	since    int    // bytes that came since it last gave way
-	failed   error  // of a write: some of what it took is in no file
+	giveWay  func(written int64) // called after each politeBytes, with how many bytes came
+	gathered []byte              // what is yet to be written
+	written  int64               // bytes that are
+	since    int                 // bytes that came since it last gave way
+	failed   error               // of a write: some of what it took is in no file
 }
 
 const (
@@ -97,7 +97,7 @@ func (f *politeFile) Write(p []byte) (n int, err error) {
 	}
 	if f.since += n; f.since >= politeBytes {
 		f.since = 0
-		f.giveWay()
+		f.giveWay(f.written + int64(len(f.gathered)))
 	}
 	return n, nil
 }

@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -44,7 +43,7 @@ func recorded(t *testing.T, room int) (f *politeFile, to *recordedFile, path str
 	}
 	t.Cleanup(func() { _ = file.Close() }) // where the test did not
 	to = &recordedFile{File: file, room: room}
-	return &politeFile{File: to, giveWay: runtime.Gosched}, to, path
+	return &politeFile{File: to, giveWay: giveWay}, to, path
 }
 
 func TestAFileIsWrittenInWholePieces(t *testing.T) {

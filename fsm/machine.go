@@ -29,6 +29,9 @@ type Machine struct {
 	// sweeps deleted, of the same millisecond too. What it points to is replaced,
 	// never changed.
 	sweptTo atomic.Pointer[[]byte]
+	// lookedTo is another such key, which Due has found, or nil: nothing is put into the
+	// due index that is due before Meta.Time.
+	lookedTo atomic.Pointer[[]byte]
 }
 
 // LogEntry is one entry of the raft log. Exactly one of Data (see EncodeEntry)

@@ -34,10 +34,11 @@ type PebbleOptions struct {
 	// each key can be found by Get, and one of all how many there are.
 	ReadOnly bool
 	// Pace is called whenever a flush, a compaction or the making of a row file begins a
-	// file. What it returns is called after each half a millisecond, or so, of that work
-	// and may wait for a few milliseconds, so that all else gets on. It is not called where
-	// writes would soon have to wait for that work. nil: it never waits.
-	Pace func() (pause func())
+	// file. What it returns is called after each half a millisecond, or so, of that work,
+	// with how many bytes of the file there are, and may wait for some milliseconds, so that
+	// all else gets on. It is called no more once writes would soon have to wait for the
+	// work, or Hurry was. nil: nothing waits.
+	Pace func() (pause func(written int64))
 	// Log takes errors of the store's background work. Default: discarded.
 	Log *slog.Logger
 	// OnFatal is told, at most once, that the store can no longer go on: a
@@ -119,6 +120,7 @@ func (p *Pebble) open(dir string, o PebbleOptions, events *pebbleEvents) (err er
 		p.ages.hash = xxhash.Sum64
 	}
 	if err := p.load(); err != nil {
+		p.Hurry()
 		return errors.Join(err, p.ages.closeFiles(), p.db.Close())
 	}
 	return nil
@@ -163,8 +165,8 @@ func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
 	}
 	p.Experimental.SpanPolicyFunc = splitTables
 	// No compactions of tables for their tombstones alone: they are for walks over what was
-	// deleted, and the sweep begins behind that (sweptTo). While as many keys end as come
-	// they took half a second to two seconds of a processor after each flush.
+	// deleted, and those of the due index begin behind it (Machine.sweptTo, lookedTo). While as
+	// many keys end as come they took half a second to two seconds of a processor after each flush.
 	p.Experimental.TombstoneDenseCompactionThreshold = -1
 	for i := range p.Levels {
 		p.TargetFileSizes[i] = 16 << 20 // some for a generation
@@ -269,6 +271,9 @@ func (p *Pebble) Sync() error {
 	return nil
 }
 
+// Hurry has the background no longer wait: the store is about to be closed.
+func (p *Pebble) Hurry() { p.pacing.hurry.Store(true) }
+
 // Checkpoint makes dir, which must not exist, a store of its own with all that
 // was committed before the call and perhaps more, by hard links.
 func (p *Pebble) Checkpoint(dir string) error {
@@ -324,7 +329,7 @@ func (p *Pebble) Close() error {
 	if p.halted.Load() {
 		return errors.New("close store: it has failed")
 	}
-	p.pacing.closes.Store(true)
+	p.Hurry()
 	if err := errors.Join(p.endBuild(), p.ages.closeFiles(), p.db.Close()); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}

@@ -27,6 +27,7 @@ type removal struct {
 	mu      sync.Mutex
 	doomed  []string // paths
 	running bool     // a goroutine removes them
+	closed  bool     // and is to end
 	wg      sync.WaitGroup
 }
 
@@ -39,7 +40,7 @@ func (r *removal) Delete(dir, name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.doomed = append(r.doomed, filepath.Join(dir, name))
-	if !r.running {
+	if !r.running && !r.closed {
 		r.running = true
 		r.wg.Go(r.run)
 	}
@@ -55,11 +56,12 @@ func (r *removal) run() {
 	}
 }
 
-// next takes the first of the files, and ends the removing if there is none.
+// next takes the first of the files, and ends the removing if there is none, or r is
+// being closed.
 func (r *removal) next() (path string, found bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.doomed) == 0 {
+	if r.closed || len(r.doomed) == 0 {
 		r.running = false
 		return "", false
 	}
@@ -67,5 +69,10 @@ func (r *removal) next() (path string, found bool) {
 	return path, true
 }
 
-// close waits until all are removed.
-func (r *removal) close() { r.wg.Wait() }
+// close ends the removing. What is left is removed with the next start.
+func (r *removal) close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.wg.Wait()
+}

@@ -51,8 +51,8 @@ type walLog struct {
 	removal *removal
 }
 
-// Close closes the log, ends what is made ready for it and waits until what it no
-// longer needs is removed.
+// Close closes the log, and ends what is made ready for it and the removing of what
+// it no longer needs.
 func (w walLog) Close() error {
 	err := errors.Join(w.WAL.Close(), w.files.close())
 	w.removal.close()

@@ -343,6 +343,9 @@ func (s *State) Close() error {
 		return nil // it was reported; some of its users may never return
 	}
 	l.leave()
+	if hurrying, ok := l.data.(interface{ Hurry() }); ok {
+		hurrying.Hurry()
+	}
 	var err error
 	if s.failed() == nil {
 		err = l.data.Sync()

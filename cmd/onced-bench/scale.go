@@ -238,7 +238,7 @@ func (r *scaleRun) disk(ctx context.Context, l *scaleLevel) error {
 
 // expiry measures claims and their completions at a fixed rate, in turns of keys that
 // end in a day and of keys that end as fast as they come, each now first, now second. A
-// stall of the disk decides the p99 of a turn, so there are many short ones; what they
+// single stall decides the p99 of a turn, so there are many short ones; what they
 // come to together, and the median of the ratios of two that follow one another.
 func (r *scaleRun) expiry(ctx context.Context, l *scaleLevel) error {
 	var without, with turns
