@@ -13,12 +13,11 @@ func TestPace(t *testing.T) {
 	var now time.Time
 	var slept time.Duration
 	pause := paced(func() time.Time { return now }, func(d time.Duration) { slept, now = slept+d, now.Add(d) })
-	written, worked := int64(0), time.Duration(0)
+	written := int64(0)
 	work := func(steps int, each time.Duration) (rested time.Duration) {
 		before := slept
 		for range steps {
 			written += step
-			worked += each
 			now = now.Add(each)
 			pause(written)
 		}
