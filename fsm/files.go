@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -49,10 +50,38 @@ func (fs politeFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error
 	if err != nil {
 		return nil, err
 	}
-	return &politeFile{File: f, giveWay: fs.pacing.of(c)}, nil
+	return &politeFile{File: f, wrote: fs.pacing.of(c)}, nil
+}
+
+// Open implements vfs.FS. What is to be read from its beginning to its end is read by a
+// compaction (see PebbleOptions.pebble), which writes nothing as long as all that it meets
+// was deleted.
+func (fs politeFS) Open(name string, options ...vfs.OpenOption) (vfs.File, error) {
+	f, err := fs.FS.Open(name, options...)
+	if err != nil || !slices.Contains(options, vfs.SequentialReadsOption) {
+		return f, err
+	}
+	return &politeReads{File: f, read: fs.pacing.of(compactionCategory)}, nil
 }
 
 func (fs politeFS) Unwrap() vfs.FS { return fs.FS }
+
+// politeReads is a file that gives way to others as it is read, by one goroutine at a time.
+type politeReads struct {
+	vfs.File
+	read  func(n int64) // called after each politeBytes
+	since int
+}
+
+// ReadAt implements io.ReaderAt.
+func (f *politeReads) ReadAt(p []byte, offset int64) (int, error) {
+	n, err := f.File.ReadAt(p, offset)
+	if f.since += n; f.since >= politeBytes {
+		f.read(int64(f.since))
+		f.since = 0
+	}
+	return n, err
+}
 
 // politeFile is a file that is written from its beginning to its end: a table,
 // for the most part. It belongs to one goroutine at a time. Until it is closed,
@@ -69,11 +98,11 @@ func (fs politeFS) Unwrap() vfs.FS { return fs.FS }
 // preempted, 10 ms later.
 type politeFile struct {
 	vfs.File
-	giveWay  func(written int64) // called after each politeBytes, with how many bytes came
-	gathered []byte              // what is yet to be written
-	written  int64               // bytes that are
-	since    int                 // bytes that came since it last gave way
-	failed   error               // of a write: some of what it took is in no file
+	wrote    func(n int64) // called after each politeBytes
+	gathered []byte        // what is yet to be written
+	written  int64         // bytes that are
+	since    int           // bytes that came since it last gave way
+	failed   error         // of a write: some of what it took is in no file
 }
 
 const (
@@ -96,8 +125,8 @@ func (f *politeFile) Write(p []byte) (n int, err error) {
 		}
 	}
 	if f.since += n; f.since >= politeBytes {
+		f.wrote(int64(f.since))
 		f.since = 0
-		f.giveWay(f.written + int64(len(f.gathered)))
 	}
 	return n, nil
 }

@@ -43,7 +43,7 @@ func recorded(t *testing.T, room int) (f *politeFile, to *recordedFile, path str
 	}
 	t.Cleanup(func() { _ = file.Close() }) // where the test did not
 	to = &recordedFile{File: file, room: room}
-	return &politeFile{File: to, giveWay: giveWay}, to, path
+	return &politeFile{File: to, wrote: giveWay}, to, path
 }
 
 func TestAFileIsWrittenInWholePieces(t *testing.T) {

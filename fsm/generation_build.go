@@ -19,6 +19,7 @@ import (
 type build struct {
 	g        *generation
 	category vfs.DiskWriteCategory
+	work     *work
 	snapshot *pebble.Snapshot
 	stop     atomic.Bool
 	done     chan struct{} // closed when it is over, and file and err are set
@@ -45,7 +46,7 @@ func (b *build) tell(key string) {
 }
 
 // catchUp has rows removed whose keys have gone, and returns how many.
-func (b *build) catchUp(hash func([]byte) uint64) (int, error) {
+func (b *build) catchUp(hash func([]byte) uint64, work *work) (int, error) {
 	b.mu.Lock()
 	told := b.told
 	b.told = nil
@@ -60,6 +61,7 @@ func (b *build) catchUp(hash func([]byte) uint64) (int, error) {
 		}
 		b.gone = append(b.gone, tombstone{b.file.ref(at.slot), at.size})
 		b.file.remove(at.slot)
+		work.add(findWork)
 	}
 	return len(told), nil
 }
@@ -73,7 +75,7 @@ func (p *Pebble) tend(files bool) error {
 			case !b.over():
 				return nil
 			case !files && b.err == nil:
-				_, err := b.catchUp(p.ages.hash) // not all at once later
+				_, err := b.catchUp(p.ages.hash, nil) // not all at once later
 				return err
 			case files:
 				p.building, b.g.build = nil, nil
@@ -102,7 +104,7 @@ func (p *Pebble) startBuild(g *generation, paced bool) *build {
 	if !paced {
 		b.category = vfs.WriteCategoryUnspecified
 	}
-	g.build = b
+	g.build, b.work = b, &work{did: p.pacing.of(b.category)}
 	go func() {
 		defer close(b.done)
 		b.err = errors.Join(p.writeRows(b), b.snapshot.Close())
@@ -148,7 +150,7 @@ func (p *Pebble) writeRows(b *build) error {
 	}
 	b.file = file
 	for n := leftToInstall; err == nil && n >= leftToInstall; {
-		n, err = b.catchUp(p.ages.hash)
+		n, err = b.catchUp(p.ages.hash, b.work)
 	}
 	return err
 }
@@ -158,9 +160,16 @@ func (p *Pebble) writeFile(b *build) error {
 	if err != nil {
 		return err
 	}
+	w.work = b.work
 	var failed error
 	from, to := b.g.bounds()
-	_, err = scanRange(b.snapshot, from, to, func(key, value []byte) bool {
+	// Of keys that have gone there is nothing to be written, but they are to be passed.
+	passed := func([]byte) bool {
+		b.work.add(passWork)
+		return false
+	}
+	o := pebble.IterOptions{LowerBound: from, UpperBound: to, SkipPoint: passed}
+	_, err = scanWith(b.snapshot, &o, func(key, value []byte) bool {
 		if b.stop.Load() {
 			failed = errors.New("the store is being closed")
 		} else {
@@ -187,7 +196,7 @@ func (p *Pebble) install(b *build) error {
 		p.ages.locked(func() { p.ages.doomed = append(p.ages.doomed, b.file) })
 		return nil
 	}
-	if _, err := b.catchUp(p.ages.hash); err != nil {
+	if _, err := b.catchUp(p.ages.hash, nil); err != nil {
 		return err
 	}
 	batch := p.db.NewBatch()

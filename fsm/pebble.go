@@ -13,6 +13,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -33,12 +34,12 @@ type PebbleOptions struct {
 	// ReadOnly opens an existing store for reading alone. A Scan or Walk then checks, too, that
 	// each key can be found by Get, and one of all how many there are.
 	ReadOnly bool
-	// Pace is called whenever a flush, a compaction or the making of a row file begins a
-	// file. What it returns is called after each half a millisecond, or so, of that work,
-	// with how many bytes of the file there are, and may wait for some milliseconds, so that
-	// all else gets on. It is called no more once writes would soon have to wait for the
-	// work, or Hurry was. nil: nothing waits.
-	Pace func() (pause func(written int64))
+	// Pace is called for each kind of work in the background: flushes are one, compactions and
+	// the making of row files the other. What it returns is called after each half a millisecond,
+	// or so, of that work, with how many bytes were read or written for it since the last time,
+	// and may wait for some milliseconds, so that all else gets on. It is not called while writes
+	// would soon have to wait for the work, nor once Hurry was. nil: nothing waits.
+	Pace func() (pause func(n int64))
 	// Log takes errors of the store's background work. Default: discarded.
 	Log *slog.Logger
 	// OnFatal is told, at most once, that the store can no longer go on: a
@@ -66,7 +67,7 @@ type Pebble struct {
 	dir      string
 	readOnly bool
 	halted   *atomic.Bool
-	pacing   pacing
+	pacing   *pacing
 	// files is held by who needs the files of generations to stay the same ones, and by
 	// the writer while it may change them.
 	files    sync.Mutex
@@ -88,10 +89,10 @@ func OpenPebble(dir string, o PebbleOptions) (*Pebble, error) {
 		o.FS = privateFS{vfs.Default}
 	}
 	p := &Pebble{
-		dir: dir, readOnly: o.ReadOnly, halted: &events.halted, pacing: pacing{begin: o.Pace},
+		dir: dir, readOnly: o.ReadOnly, halted: &events.halted, pacing: newPacing(o.Pace),
 		buildAtOnce: o.buildAtOnce, rowsBytes: o.rowsBytes,
 	}
-	o.FS = politeFS{o.FS, &p.pacing}
+	o.FS = politeFS{o.FS, p.pacing}
 	p.fs = o.FS
 	done := make(chan error, 1)
 	go func() { done <- p.open(dir, o, events) }()
@@ -164,6 +165,9 @@ func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
 		EventListener:               events.listener(),
 	}
 	p.Experimental.SpanPolicyFunc = splitTables
+	// Compactions alone open files to be read in order (politeFS.Open).
+	p.Local.ReadaheadConfig = objstorageprovider.NewReadaheadConfig()
+	p.Local.ReadaheadConfig.Set(objstorageprovider.FadviseSequential, objstorageprovider.SysReadahead)
 	// No compactions of tables for their tombstones alone: they are for walks over what was
 	// deleted, and those of the due index begin behind it (Machine.sweptTo, lookedTo). While as
 	// many keys end as come they took half a second to two seconds of a processor after each flush.

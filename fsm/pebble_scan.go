@@ -95,7 +95,11 @@ func scanRange(r pebble.Reader, from, to []byte, visit func(key, value []byte) b
 	if len(from) == 0 {
 		from = nil // Pebble expects a bound, once given, to have bytes
 	}
-	it, err := r.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
+	return scanWith(r, &pebble.IterOptions{LowerBound: from, UpperBound: to}, visit)
+}
+
+func scanWith(r pebble.Reader, o *pebble.IterOptions, visit func(key, value []byte) bool) (goOn bool, err error) {
+	it, err := r.NewIter(o)
 	if err != nil {
 		return false, storeError("scan store", err)
 	}

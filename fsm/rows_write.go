@@ -23,13 +23,16 @@ var errRowsTooLong = errors.New("rows are too long for a row file")
 
 // rowWriter writes a row file. add is called with all rows in order, then finish.
 type rowWriter struct {
-	file      vfs.File
-	most      int64 // how long the blocks may be
-	at        int64
-	plain     int64
-	blocks    []uint32
-	index     []indexEntry
-	directory []directoryRow
+	file   vfs.File
+	work   *work // to which it adds what it does beside writing the file
+	most   int64 // how long the blocks may be
+	at     int64
+	plain  int64
+	count  int // of rows
+	blocks []uint32
+	index  []indexEntry
+	// The rows by the first bits of their hashes, and so to be sorted one part after the other.
+	directory [directoryParts][]directoryRow
 	// The block that is being filled, and space for it.
 	rows   int
 	block  []byte
@@ -41,6 +44,11 @@ type directoryRow struct {
 	hash uint64
 	ref  uint32
 }
+
+const (
+	directoryParts = 1 << directoryBits
+	directoryBits  = 6
+)
 
 // createRows begins a row file, whose blocks may be as long as most says, or, if that is 0,
 // as its offsets can.
@@ -77,7 +85,9 @@ func (w *rowWriter) add(hash uint64, key, value []byte) error {
 	if w.rows == 0 && w.indexed() {
 		w.index = append(w.index, indexEntry{uint32(len(w.blocks)), bytes.Clone(key)})
 	}
-	w.directory = append(w.directory, directoryRow{hash, uint32(len(w.blocks)*blockRows + w.rows)})
+	part := &w.directory[hash>>(64-directoryBits)]
+	*part = append(*part, directoryRow{hash, uint32(len(w.blocks)*blockRows + w.rows)})
+	w.count++
 	w.block = binary.AppendUvarint(w.block, uint64(len(key)))
 	w.block = binary.AppendUvarint(w.block, uint64(len(value)))
 	w.block = append(append(w.block, key...), value...)
@@ -127,12 +137,12 @@ func (w *rowWriter) finish(number uint32) error {
 }
 
 func (w *rowWriter) tail(number uint32) []byte {
-	size := rowsTailHead + 4 + 4*len(w.blocks) + directoryItem*len(w.directory) + rowsFooter
+	size := rowsTailHead + 4 + 4*len(w.blocks) + directoryItem*w.count + rowsFooter
 	for _, e := range w.index {
 		size += 4 + binary.MaxVarintLen32 + len(e.key)
 	}
 	tail := binary.BigEndian.AppendUint32(make([]byte, 0, size), number)
-	tail = binary.BigEndian.AppendUint32(tail, uint32(len(w.directory)))
+	tail = binary.BigEndian.AppendUint32(tail, uint32(w.count))
 	tail = binary.BigEndian.AppendUint64(tail, uint64(w.plain))
 	tail = binary.BigEndian.AppendUint32(tail, uint32(len(w.blocks)))
 	for _, start := range w.blocks {
@@ -144,12 +154,15 @@ func (w *rowWriter) tail(number uint32) []byte {
 		tail = binary.AppendUvarint(tail, uint64(len(e.key)))
 		tail = append(tail, e.key...)
 	}
-	slices.SortFunc(w.directory, func(a, b directoryRow) int {
-		return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.ref, b.ref))
-	})
-	for _, row := range w.directory {
-		tail = binary.BigEndian.AppendUint64(tail, row.hash)
-		tail = binary.BigEndian.AppendUint32(tail, row.ref)
+	for _, part := range w.directory {
+		slices.SortFunc(part, func(a, b directoryRow) int {
+			return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.ref, b.ref))
+		})
+		for _, row := range part {
+			tail = binary.BigEndian.AppendUint64(tail, row.hash)
+			tail = binary.BigEndian.AppendUint32(tail, row.ref)
+		}
+		w.work.add(sortWork * int64(len(part)))
 	}
 	tail = binary.BigEndian.AppendUint64(tail, uint64(w.at))
 	return binary.BigEndian.AppendUint64(tail, xxhash.Sum64(tail))

@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	// paceBytes is how much of a file the store's background work writes in a second,
-	// where a processor could write several times as much.
-	paceBytes = 32 << 20
+	// paceBytes is how much the store's background work of one kind reads and writes in a
+	// second, where a processor could do several times as much.
+	paceBytes = 16 << 20
 	// leastRest is the shortest rest: timers are not much finer.
 	leastRest = time.Millisecond
 	// longestRest bounds one rest, for who waits for the work to end.
@@ -19,22 +19,20 @@ const (
 	mostLate = 50 * time.Millisecond
 )
 
-// pace implements fsm.PebbleOptions.Pace: all rests of a file together last no longer
-// than paceBytes allow for. Where requests take most of what the processors can do, some
-// tenths of a second of work in one go, on each of the nodes at the same time, have them
-// queue up for as long.
-func pace() (pause func(written int64)) { return paced(time.Now, time.Sleep) }
+// pace implements fsm.PebbleOptions.Pace: the work is done at paceBytes a second at most.
+// Where requests take most of what the processors can do, some tenths of a second of work
+// in one go, on each of the nodes at the same time, have them queue up for as long.
+func pace() (pause func(n int64)) { return paced(time.Now, time.Sleep) }
 
-func paced(now func() time.Time, sleep func(time.Duration)) (pause func(written int64)) {
-	began := now()
-	return func(written int64) {
-		due := time.Duration(written * int64(time.Second) / paceBytes)
-		early := due - now().Sub(began)
-		switch {
+func paced(now func() time.Time, sleep func(time.Duration)) (pause func(n int64)) {
+	due := now() // when what was done so far should have been, at the earliest
+	return func(n int64) {
+		due = due.Add(time.Duration(n * int64(time.Second) / paceBytes))
+		switch early := due.Sub(now()); {
 		case early >= leastRest:
 			sleep(min(early, longestRest))
 		case early < -mostLate:
-			began = now().Add(-due - mostLate)
+			due = now().Add(-mostLate)
 			fallthrough
 		default:
 			runtime.Gosched()
