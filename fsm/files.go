@@ -53,9 +53,9 @@ func (fs politeFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error
 	return &politeFile{File: f, wrote: fs.pacing.of(c)}, nil
 }
 
-// Open implements vfs.FS. What is to be read from its beginning to its end is read by a
-// compaction (see PebbleOptions.pebble), which writes nothing as long as all that it meets
-// was deleted.
+// Open implements vfs.FS. A table that is to be read from its beginning to its end is read by
+// a compaction (see PebbleOptions.pebble), which writes nothing as long as all that it meets
+// was deleted. Blocks that it finds in the cache, and what is copied by Read, are not paced.
 func (fs politeFS) Open(name string, options ...vfs.OpenOption) (vfs.File, error) {
 	f, err := fs.FS.Open(name, options...)
 	if err != nil || !slices.Contains(options, vfs.SequentialReadsOption) {
@@ -98,7 +98,7 @@ func (f *politeReads) ReadAt(p []byte, offset int64) (int, error) {
 // preempted, 10 ms later.
 type politeFile struct {
 	vfs.File
-	wrote    func(n int64) // called after each politeBytes
+	wrote    func(n int64) // called after a write, once politeBytes have come
 	gathered []byte        // what is yet to be written
 	written  int64         // bytes that are
 	since    int           // bytes that came since it last gave way

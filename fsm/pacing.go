@@ -77,10 +77,15 @@ func giveWay(int64) { runtime.Gosched() }
 func (l *lane) did(n int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.pause == nil || l.hurry.Load() {
+		giveWay(n)
+		return
+	}
+	// Seldom: it waits for a write of the manifest that is going on.
 	if l.looked += n; l.looked >= urgentEvery {
 		l.looked, l.urgent = 0, l.isUrgent()
 	}
-	if l.pause == nil || l.urgent || l.hurry.Load() {
+	if l.urgent {
 		giveWay(n)
 	} else {
 		l.pause(n)

@@ -66,10 +66,10 @@ func TestBackgroundWorkIsPaced(t *testing.T) {
 	}
 	check(t, s.Sync())
 	wants("a flush of 199 KiB", flushed, 190<<10)
-	check(t, s.db.Set([]byte{0}, nil, pebble.NoSync))    // two tables that
-	check(t, s.db.Set([]byte{0xfe}, nil, pebble.NoSync)) // overlap, or it would be moved
-	check(t, s.Sync())
 	compacted := seen.since(others)
+	check(t, s.db.Set([]byte{0}, nil, pebble.NoSync))    // on both sides of the rows: a table
+	check(t, s.db.Set([]byte{0xfe}, nil, pebble.NoSync)) // alone would be moved
+	check(t, s.Sync())
 	check(t, s.db.Compact(t.Context(), []byte{0}, []byte{0xff}, false))
 	wants("a compaction of 199 KiB, read and written,", compacted, 2*190<<10)
 	filed := seen.since(others)
@@ -87,8 +87,8 @@ func TestACompactionThatWritesNothingIsPaced(t *testing.T) {
 		key := binary.BigEndian.AppendUint32([]byte{tableRecord}, n)
 		check(t, s.db.Delete(agedKey(nil, s.ages.current().number, key), pebble.NoSync))
 	}
+	read := seen.since(others) // the compaction may begin by itself once they are written out
 	check(t, s.Sync())
-	read := seen.since(others)
 	check(t, s.db.Compact(t.Context(), []byte{0}, []byte{0xff}, false))
 	if n := read(); n < 190<<10 {
 		t.Errorf("it read 199 KiB, of which %d bytes are paced", n)

@@ -165,7 +165,7 @@ func (o PebbleOptions) pebble(events *pebbleEvents) *pebble.Options {
 		EventListener:               events.listener(),
 	}
 	p.Experimental.SpanPolicyFunc = splitTables
-	// Compactions alone open files to be read in order (politeFS.Open).
+	// Of tables, compactions alone open files to be read in order (politeFS.Open).
 	p.Local.ReadaheadConfig = objstorageprovider.NewReadaheadConfig()
 	p.Local.ReadaheadConfig.Set(objstorageprovider.FadviseSequential, objstorageprovider.SysReadahead)
 	// No compactions of tables for their tombstones alone: they are for walks over what was
