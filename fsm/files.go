@@ -123,10 +123,10 @@ func (f *politeFile) Write(p []byte) (n int, err error) {
 				return n, err
 			}
 		}
-	}
-	if f.since += n; f.since >= politeBytes {
-		f.wrote(int64(f.since))
-		f.since = 0
+		if f.since += taken; f.since >= politeBytes {
+			f.wrote(int64(f.since))
+			f.since = 0
+		}
 	}
 	return n, nil
 }

@@ -227,6 +227,22 @@ func TestWhoHurriesDoesNotPause(t *testing.T) {
 	}
 }
 
+// TestALongWriteIsPacedPieceByPiece is of the tail of a row file, some megabytes in one go.
+func TestALongWriteIsPacedPieceByPiece(t *testing.T) {
+	var counted, most int64
+	p := newPacing(func() func(int64) {
+		return func(n int64) { counted, most = counted+n, max(most, n) }
+	})
+	f, err := politeFS{vfs.NewMem(), p}.Create("file", rowsCategory)
+	check(t, err)
+	_, err = f.Write(make([]byte, 12*pieceBytes))
+	check(t, err)
+	check(t, f.Close())
+	if counted != 12*pieceBytes || most > pieceBytes {
+		t.Errorf("%d bytes were counted, up to %d at once", counted, most)
+	}
+}
+
 func TestOnlyTheBackgroundIsPaced(t *testing.T) {
 	var seen pauses
 	p := newPacing(seen.begin)
