@@ -53,8 +53,10 @@ func (f *rowFile) read(ref uint32, room *blockRoom) (key, value []byte, err erro
 func (f *rowFile) readBlock(block uint32, room *blockRoom) ([]byte, error) {
 	from, to := f.blocks[block], f.blocks[block+1]
 	packed := grown(&room.packed, int(to-from))
-	if err := f.readAt(packed, int64(from)); err != nil {
-		return nil, err
+	if n := readSoon(f.file, packed, int64(from)); n < len(packed) {
+		if err := f.readAt(packed[n:], int64(from)+int64(n)); err != nil {
+			return nil, err
+		}
 	}
 	return f.unpack(packed, room)
 }
