@@ -23,7 +23,7 @@ const (
 	// urgentSublevels is the depth of level 0 from which on nothing is paced: compactions
 	// of it begin at 2, and writes wait for them from 24 on.
 	urgentSublevels = 8
-	// urgentMemTables is the same for flushes; from 4 on writes wait.
+	// urgentMemTables is the same for flushes; writes wait for four full ones.
 	urgentMemTables = 3
 	// urgentEvery is after how many bytes of work it is looked whether it is urgent by now.
 	urgentEvery = 1 << 20
