@@ -2,10 +2,13 @@ package fsm
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 )
@@ -92,5 +95,22 @@ func TestRowsAreReadFromMemoryAndFromDisk(t *testing.T) {
 		if got, err := p.Get([]byte(key)); err != nil || string(got) != value {
 			t.Fatalf("%q is %.20q, want %.20q: %v", key, got, value, err)
 		}
+	}
+}
+
+// TestARowThatWasCutOffIsCorrupt cuts files at each quarter of the row that it reads, whose
+// beginning may still be there to be read soon.
+func TestARowThatWasCutOffIsCorrupt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "rows")
+	value := noise(rand.New(rand.NewPCG(27, 28)), 40_000)
+	for quarter := range int64(4) {
+		makeRows(t, vfs.Default, path, xxhash.Sum64, row("r0", value))
+		f, err := openRows(vfs.Default, path)
+		check(t, err)
+		check(t, os.Truncate(path, int64(f.blocks[0])+quarter*int64(f.blocks[1]-f.blocks[0])/4))
+		if got, _, err := f.find(xxhash.Sum64String("r0"), []byte("r0")); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("after %d quarters it is %.20q, %v", quarter, got, err)
+		}
+		check(t, f.release())
 	}
 }
